@@ -121,7 +121,7 @@ def _read_yaml(text: str, builder: _Builder) -> None:
                     if documents > 1:
                         builder.fail("a second document begins here", line, "keep one document in the file")
                 case yaml.AliasEvent():
-                    builder.alias(event.anchor, line)
+                    builder.alias(str(event.anchor), line)
                 case yaml.ScalarEvent():
                     value = scalars.value(event.value, event.tag, event.implicit)
                     merge = event.value == "<<" and event.implicit[0]
@@ -139,8 +139,9 @@ def _read_yaml(text: str, builder: _Builder) -> None:
         mark = getattr(error, "problem_mark", None)
         what = getattr(error, "problem", None) or getattr(error, "reason", None) or "cannot be parsed"
         line = mark.line + 1 if mark else line
-        tabbed = re.match(r"\s*\t", text.split("\n", line)[line - 1]) if mark else None
-        builder.fail(f"not valid YAML: {what}", line, "indent with spaces, not with tabs" if tabbed else None)
+        tabbed = mark is not None and re.match(r" *\t", "".join(text.split("\n", line)[line - 1 : line]))
+        hint = "indent with spaces, not with tabs" if tabbed else None
+        builder.fail(f"not valid YAML: {what}", line, hint)
 
 
 class _Scalars(yaml.resolver.Resolver, yaml.constructor.SafeConstructor):

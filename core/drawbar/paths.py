@@ -94,7 +94,7 @@ def walk(root: Path, text: str, what: str) -> Iterator[Entry]:
     """
     top = existing(root, text, what, directory=True)
     linked = 0
-    todo = [(normal(text, what), (os.path.realpath(top),))]
+    todo: list[tuple[str, tuple[str, ...]]] = [(normal(text, what), (os.path.realpath(top),))]
     while todo:
         directory, ancestors = todo.pop()
         yield Entry(path=directory, source=root / directory, directory=True)
