@@ -281,7 +281,9 @@ def judge(spec: JobSpec, exit_code: int) -> Reason | None:
 class FileRecord:
     """A file or directory as a job left it. `path` is relative to `root` of its `Outputs`.
 
-    A directory's digest is that of its sorted entries (path, type, executable bit, content).
+    `kind` is file, directory or link. A directory's digest is that of its sorted entries (path, type,
+    executable bit, content), or empty when its entries have records of their own; a link's digest is
+    that of the text it leads to.
     """
 
     path: str
@@ -289,6 +291,7 @@ class FileRecord:
     mtime_ns: int
     sha256: str
     kind: str = "file"
+    executable: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
