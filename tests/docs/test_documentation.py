@@ -1,0 +1,85 @@
+"""What the documentation shows is what happens: its links lead somewhere, its marked commands are run.
+
+A `console` block that follows a line `<!-- run -->` is executed: on the page of an example in a copy of the
+example, elsewhere in a directory that holds a copy of `examples`. Lines that begin with `$ ` are commands
+(`\\` at the end of a line continues it), the lines after one are its output; `...` in it stands for any text.
+"""
+
+import doctest
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+EXAMPLES = ROOT / "examples"
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *EXAMPLES.rglob("*.md")])
+BLOCK = re.compile(r"^<!-- run -->\n```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+MARK = re.compile(r"^<!-- run -->$", re.MULTILINE)
+COMMAND = re.compile(r"^\$ ((?:.*\\\n)*.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
+LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def copy_for(page: Path, directory: Path) -> Path:
+    """A directory in which the commands of a page make sense."""
+    source = page.parent if page.is_relative_to(EXAMPLES) else EXAMPLES
+    target = directory / "copy"
+    ignored = shutil.ignore_patterns(".*", "results", "__pycache__")
+    shutil.copytree(source, target / "examples" if source == EXAMPLES else target, ignore=ignored)
+    return target
+
+
+MARKED = [
+    pytest.param(page, block[1], id=f"{name_of(page)}-{number}")
+    for page in PAGES
+    for number, block in enumerate(BLOCK.finditer(page.read_text()), 1)
+]
+
+
+@pytest.mark.parametrize(("page", "block"), MARKED)
+def test_a_marked_block_does_what_it_shows(page: Path, block: str, tmp_path: Path) -> None:
+    directory = copy_for(page, tmp_path)
+    environment = {
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+        "HOME": str(tmp_path),
+        "DRAWBAR_HOME": str(tmp_path / "home"),
+        "LANG": "C.UTF-8",
+    }
+    commands = COMMAND.findall(block)
+    assert commands
+    for command, shown in commands:
+        done = subprocess.run(
+            ["bash", "-c", command],
+            cwd=directory,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, f"$ {command}\n{done.stdout}"
+        assert doctest.OutputChecker().check_output(shown, done.stdout, doctest.ELLIPSIS), (
+            f"$ {command}\nshown:\n{shown}\nwritten:\n{done.stdout}"
+        )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_a_mark_stands_right_before_a_console_block(page: Path) -> None:
+    text = page.read_text()
+    assert len(MARK.findall(text)) == len(BLOCK.findall(text))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_somewhere(page: Path) -> None:
+    targets = [target for target in LINK.findall(page.read_text()) if "://" not in target]
+    assert [target for target in targets if not (page.parent / target).exists()] == []
