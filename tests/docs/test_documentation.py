@@ -2,7 +2,7 @@
 
 A `console` block that follows a line `<!-- run -->` is executed: on the page of an example in a copy of the
 example, elsewhere in a directory that holds a copy of `examples`. Lines that begin with `$ ` are commands
-(`\\` at the end of a line continues it), the lines after one are its output; `...` in it stands for any text.
+(`\\` at the end of a line continues it), the lines after one are its standard output; `...` is any text.
 """
 
 import doctest
@@ -61,16 +61,14 @@ def test_a_marked_block_does_what_it_shows(page: Path, block: str, tmp_path: Pat
             cwd=directory,
             env=environment,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            capture_output=True,
             text=True,
             timeout=120,
             check=False,
         )
-        assert done.returncode == 0, f"$ {command}\n{done.stdout}"
-        assert doctest.OutputChecker().check_output(shown, done.stdout, doctest.ELLIPSIS), (
-            f"$ {command}\nshown:\n{shown}\nwritten:\n{done.stdout}"
-        )
+        report = f"$ {command}\nshown:\n{shown}\nwritten:\n{done.stdout}\nerrors:\n{done.stderr}"
+        assert done.returncode == 0, report
+        assert doctest.OutputChecker().check_output(shown, done.stdout, doctest.ELLIPSIS), report
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
