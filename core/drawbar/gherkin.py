@@ -34,12 +34,14 @@ _LARGEST_FILE = 1 << 18
 _LARGEST_EXPANSION = 1 << 24
 _MOST_PROBLEMS = 100
 _KINDS = {"Context": Kind.CONDITION, "Action": Kind.CONDITION, "Outcome": Kind.EXPECTATION}
+_PLACES = {Kind.CONDITION: ("a condition", "Given or When"), Kind.EXPECTATION: ("an expectation", "Then")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
     """One line of a scenario. `text` holds its doc-string, if any, in double quotes at the end."""
 
+    kind: Kind
     text: str
     line: int
     check: Check
@@ -96,13 +98,13 @@ class ScenarioResult:
 def load_features(paths: Sequence[Path]) -> list[Feature]:
     """The features of the files, in order.
 
-    Raises `SpecError` with every problem of every file (unreadable, not Gherkin, a sentence that is
-    not understood, an argument that makes no sense), each with its line.
+    Raises `SpecError` with every problem of every file, up to a hundred, each with its line:
+    unreadable, not Gherkin, a sentence that is not understood, an argument that makes no sense, a
+    scenario that tests nothing.
     """
-    problems: list[Problem] = []
+    problems = _Problems()
     features = [feature for path in paths if (feature := _load(path, problems))]
-    if problems:
-        raise SpecError(problems)
+    problems.check()
     return features
 
 
@@ -112,6 +114,24 @@ def evaluate(features: Sequence[Feature], evidence: Evidence) -> list[ScenarioRe
     Reads the run and changes nothing. Evidence that cannot be read fails the scenario that needs it.
     """
     return [_run(feature, scenario, evidence) for feature in features for scenario in feature.scenarios]
+
+
+class _Problems:
+    """What is wrong with the files, each thing once: outlines and backgrounds repeat their steps."""
+
+    def __init__(self) -> None:
+        self._found: list[Problem] = []
+
+    def add(self, path: Path, line: int | None, message: str, hint: str | None = None) -> None:
+        problem = Problem(message=message, file=str(path), line=line, hint=hint)
+        if problem not in self._found:
+            self._found.append(problem)
+        if len(self._found) >= _MOST_PROBLEMS:
+            self.check()
+
+    def check(self) -> None:
+        if self._found:
+            raise SpecError(self._found)
 
 
 def _run(feature: Feature, scenario: Scenario, evidence: Evidence) -> ScenarioResult:
@@ -140,7 +160,7 @@ def _run(feature: Feature, scenario: Scenario, evidence: Evidence) -> ScenarioRe
     )
 
 
-def _load(path: Path, problems: list[Problem]) -> Feature | None:
+def _load(path: Path, problems: _Problems) -> Feature | None:
     # Imported here: most commands never see a feature file.
     from gherkin.errors import CompositeParserException, ParserException
     from gherkin.parser import Parser
@@ -152,63 +172,50 @@ def _load(path: Path, problems: list[Problem]) -> Feature | None:
     try:
         document = Parser().parse(text)
     except CompositeParserException as failure:
-        problems += [_syntax(path, error) for error in failure.errors]
+        for error in failure.errors:
+            problems.add(path, error.location["line"], _syntax(error))
         return None
     except ParserException as error:
-        problems.append(_syntax(path, error))
+        problems.add(path, error.location["line"], _syntax(error))
         return None
     feature = document.get("feature")
     if not feature:
-        problems.append(Problem(message="the file has no Feature", file=str(path)))
+        problems.add(path, None, "the file has no Feature")
         return None
-    if feature["language"] != "en":
-        problems.append(
-            Problem(
-                message=f"feature files are read in English, not in language {feature['language']!r}",
-                file=str(path),
-                line=feature["location"]["line"],
-            )
-        )
+    line, language = feature["location"]["line"], feature["language"]
+    if language != "en":
+        problems.add(path, line, f"feature files are read in English, not in language {language!r}")
         return None
     if _expansion(feature["children"]) > _LARGEST_EXPANSION:
-        problems.append(Problem(message="the outlines expand to too many scenarios", file=str(path)))
+        problems.add(path, line, "the outlines expand to too many scenarios")
         return None
     lines = dict(_line_numbers(feature))
     pickles = Compiler().compile(GherkinDocumentWithURI(uri=str(path), **document))
     if not pickles:
-        problems.append(Problem(message="the feature has no scenario", file=str(path), line=1))
-    scenarios = tuple(
-        Scenario(
-            name=pickle["name"],
-            line=lines[pickle["astNodeIds"][0]],
-            steps=tuple(_steps(pickle["steps"], lines, path, problems)),
-        )
-        for pickle in pickles
-    )
-    return Feature(name=feature["name"], file=str(path), scenarios=scenarios)
+        problems.add(path, line, "the feature has no scenario")
+    scenarios = [_scenario(pickle, lines, path, problems) for pickle in pickles]
+    return Feature(name=feature["name"], file=str(path), scenarios=tuple(scenarios))
 
 
-def _read(path: Path, problems: list[Problem]) -> str | None:
+def _read(path: Path, problems: _Problems) -> str | None:
     try:
         with path.open("rb") as stream:
             content = stream.read(_LARGEST_FILE + 1)
-        if len(content) > _LARGEST_FILE:
-            raise ValueError(f"is larger than {_LARGEST_FILE} bytes")
-        return content.decode("utf-8-sig").replace("\r\n", "\n")
+        if len(content) <= _LARGEST_FILE:
+            return content.decode("utf-8-sig").replace("\r\n", "\n")
+        reason = f"is larger than {_LARGEST_FILE} bytes"
     except OSError as error:
         reason = f"cannot be read: {error.strerror}"
     except UnicodeDecodeError as error:
         reason = f"is not UTF-8 text (byte {error.start})"
-    except ValueError as error:
-        reason = str(error)
-    problems.append(Problem(message=f"the feature file {reason}", file=str(path)))
+    problems.add(path, None, f"the feature file {reason}")
     return None
 
 
-def _syntax(path: Path, error: Any) -> Problem:
+def _syntax(error: Exception) -> str:
+    """The parser's message without its position and its marks for kinds of line."""
     message = re.sub(r"^\(\d+:\d+\): ", "", str(error))
-    message = re.sub(r"#(?=[A-Z])", "", message)
-    return Problem(message=f"not Gherkin: {message}", file=str(path), line=error.location["line"])
+    return f"not Gherkin: {re.sub('#(?=[A-Z])', '', message)}"
 
 
 def _expansion(children: Sequence[Any], background: int = 0) -> int:
@@ -239,21 +246,19 @@ def _line_numbers(node: Any) -> Iterator[tuple[str, int]]:
             yield from _line_numbers(each)
 
 
-def _steps(
-    pickled: Sequence[Any], lines: Mapping[str, int], path: Path, problems: list[Problem]
-) -> Iterator[Step]:
-    for step in pickled:
-        line = lines[step["astNodeIds"][0]]
+def _scenario(pickle: Any, lines: Mapping[str, int], path: Path, problems: _Problems) -> Scenario:
+    steps = []
+    for pickled in pickle["steps"]:
+        line = lines[pickled["astNodeIds"][0]]
         try:
-            text, check = _understand(step)
+            steps.append(_step(pickled, line))
         except _Misunderstood as reason:
-            problem = Problem(message=str(reason), file=str(path), line=line, hint=reason.hint)
-            if problem not in problems:  # a background and an outline repeat their steps
-                problems.append(problem)
-            if len(problems) >= _MOST_PROBLEMS:
-                return
-        else:
-            yield Step(text=text, line=line, check=check)
+            problems.add(path, line, str(reason), reason.hint)
+    line = lines[pickle["astNodeIds"][0]]
+    if len(steps) == len(pickle["steps"]) and all(step.kind is Kind.CONDITION for step in steps):
+        hint = "a line that starts with no known keyword is only a description"
+        problems.add(path, line, "the scenario tests nothing", hint)
+    return Scenario(name=pickle["name"], line=line, steps=tuple(steps))
 
 
 class _Misunderstood(Exception):
@@ -262,7 +267,7 @@ class _Misunderstood(Exception):
         self.hint = hint
 
 
-def _understand(step: Mapping[str, Any]) -> tuple[str, Check]:
+def _step(step: Mapping[str, Any], line: int) -> Step:
     text, argument = step["text"], step.get("argument", {})
     if "dataTable" in argument:
         raise _Misunderstood(f"no step takes a table: {text}")
@@ -276,9 +281,9 @@ def _understand(step: Mapping[str, Any]) -> tuple[str, Check]:
         raise _Misunderstood(f"unknown step: {step['text']}", _suggestion(step["text"], step["type"]))
     form, check = parsed
     if _KINDS.get(step["type"], form.kind) is not form.kind:
-        where = "Then" if form.kind is Kind.EXPECTATION else "Given or When"
-        raise _Misunderstood(f"{text.splitlines()[0]} is a {form.kind}", f"write it under {where}")
-    return text, check
+        what, where = _PLACES[form.kind]
+        raise _Misunderstood(f"this is {what}: {step['text']}", f"write it under {where}")
+    return Step(kind=form.kind, text=text, line=line, check=check)
 
 
 def _suggestion(text: str, step_type: str) -> str | None:

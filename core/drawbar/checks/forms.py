@@ -105,7 +105,7 @@ def _outputs_exist() -> Check:
         missing = [name for name in run.outputs if not entries(run.workspace, file_name(name))]
         if missing:
             raise Failed(
-                f"expected all {len(run.outputs)} declared outputs in the workspace, missing: {listed(missing)}"
+                f"expected {len(run.outputs)} declared outputs in the workspace, missing: {listed(missing)}"
             )
 
     return check
