@@ -1,8 +1,11 @@
 """The project's shape: what CONTRIBUTING.md promises about folders, packaging and files."""
 
+import ast
 import re
 import subprocess
+import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -42,6 +45,42 @@ def test_no_module_lies_outside_its_package() -> None:
     modules = tracked("core/*.py", "plugins/*.py", "compute/*.py")
     stray = [path for path in modules if not any(path.is_relative_to(ROOT / package) for package in PACKAGES)]
     assert stray == []
+
+
+def imported(module: Path) -> set[str]:
+    """The top-level names that a module imports, anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def declared(*extras: str) -> set[str]:
+    """The distributions that an installation with these extras asks for."""
+    project = PROJECT["project"]
+    wanted = project["dependencies"] + [
+        each for name in extras for each in project["optional-dependencies"][name]
+    ]
+    return {re.split(r"[^\w.-]", each)[0].lower() for each in wanted}
+
+
+def test_what_is_imported_is_declared() -> None:
+    extras = PROJECT["project"]["optional-dependencies"]
+    distributions = packages_distributions()
+    undeclared = {}
+    for package in PACKAGES:
+        own = package.rpartition("drawbar_")[2]
+        for module in tracked(f"{package}/*.py"):
+            testing = "core/drawbar/testing" in module.as_posix()
+            known = declared(*(["testing"] if testing else []), *([own] if own in extras else []))
+            for name in imported(module) - sys.stdlib_module_names:
+                candidates = {each.lower() for each in distributions.get(name, [name])}
+                if not name.startswith("drawbar") and not candidates & known:
+                    undeclared[name] = str(module.relative_to(ROOT))
+    assert undeclared == {}
 
 
 def test_test_files_have_names_of_their_own_and_no_packages() -> None:
