@@ -281,7 +281,7 @@ def test_a_flood_of_problems_is_cut(load):
 
 def test_every_sentence_is_documented():
     page = Path(__file__).parents[2] / "docs/reference/tests.md"
-    documented = re.findall(r"^\| `(.*\w.*?)` \|", page.read_text(), re.MULTILINE)
+    documented = re.findall(r"^\| `([^`]+)` \|", page.read_text(), re.MULTILINE)
     assert {form.template for form in FORMS} <= set(documented)
 
 
