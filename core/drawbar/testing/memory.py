@@ -99,6 +99,7 @@ class MemoryJobs:
         self.on_call = on_call
         self.job_limit_s = job_limit_s
         self.calls: list[Call] = []
+        """In order; a `wait` is followed by "succeeded" or "failed" with the job that it returned."""
         self.specs: dict[Name, JobSpec] = {}
         """Every spec that was submitted, hits included."""
         self.keys: dict[str, str] = {}
@@ -115,7 +116,6 @@ class MemoryJobs:
         self._cancelled: set[Name] = set()
         self._to_settle: dict[Name, Ticket] = {}
         self._settled: set[Name] = set()
-        self._prepare: dict[Name, Callable[[JobSpec], None] | None] = {}
         self._ended = 0
         self._asked_directories: dict[str, tuple[int, ...]] = {}
 
@@ -213,6 +213,7 @@ class MemoryJobs:
         else:
             result = self._execute(name, spec)
         self._ended += 1
+        self.calls.append(Call("succeeded" if result.ok else "failed", name[0]))
         if result.ok:
             self._to_settle[name] = ticket
         return Executed(ticket=ticket, result=result)
