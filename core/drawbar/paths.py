@@ -20,6 +20,7 @@ from drawbar.errors import Problem, SpecError
 from drawbar.options import did_you_mean
 
 _MOST_LINKED_DIRECTORIES = 1000
+_LONGEST_PATH = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +40,8 @@ def normal(text: str, what: str) -> str:
     """
     if any(ord(character) < 32 or ord(character) == 127 for character in text):
         raise _error(what, text, "holds a control character", "rename the file")
+    if len(text) > _LONGEST_PATH:
+        raise _error(what, text, f"is longer than {_LONGEST_PATH} characters", "choose a shorter name")
     if text.startswith("/"):
         hint = "write a path relative to the directory of the analysis"
         raise _error(what, text, "is absolute", hint)
@@ -77,52 +80,72 @@ def existing(root: Path, text: str, what: str, *, directory: bool = False) -> Pa
         reason = getattr(error, "strerror", None) or error
         raise _error(what, text, f"cannot be read: {reason}") from error
     if directory and not stat.S_ISDIR(mode):
-        raise _error(what, text, "is not a directory", "list it under files" if stat.S_ISREG(mode) else None)
+        raise _error(what, text, "is not a directory", "name a directory, or list it under files")
     if not directory and not stat.S_ISREG(mode):
-        is_directory = stat.S_ISDIR(mode)
-        message = "is a directory" if is_directory else "is not a regular file"
-        raise _error(what, text, message, "list it under directories" if is_directory else None)
+        message = "is a directory" if stat.S_ISDIR(mode) else "is not a regular file"
+        raise _error(what, text, message, "name a file, or list it under directories")
     return path
 
 
-def walk(root: Path, text: str, what: str) -> Iterator[Entry]:
-    """The directory `text` below `root` and all that is in it, parents first, in sorted order.
+def walk(root: Path, text: str, what: str, *, listed: bool = True) -> Iterator[Entry]:
+    """The directory `text` below `root` (the empty text is `root` itself) and all that is in it.
 
-    Links are followed: an entry is a file or a directory, never a link. Raises for a link that
-    leads out of `root`, that names a directory it is itself in, or that names nothing; for what is
-    neither file nor directory; and for what cannot be read.
+    Parents come first, names in sorted order. Links are followed: an entry is a file or a
+    directory, never a link. Raises for a link that leads out of `root`, that names a directory it
+    is itself in, or that names nothing; for what is neither file nor directory; and for what cannot
+    be read. In a directory that nobody `listed`, all of these and hidden names are left out.
     """
-    top = existing(root, text, what, directory=True)
+    top = existing(root, text, what, directory=True) if text else root
     linked = 0
-    todo: list[tuple[str, tuple[str, ...]]] = [(normal(text, what), (os.path.realpath(top),))]
+    todo: list[tuple[str, tuple[str, ...]]] = [(normal(text, what) if text else "", (os.path.realpath(top),))]
     while todo:
         directory, ancestors = todo.pop()
-        yield Entry(path=directory, source=root / directory, directory=True)
-        try:
-            with os.scandir(root / directory) as entries:
-                found = sorted(entries, key=lambda entry: entry.name)
-        except OSError as error:
-            raise _error(what, directory, f"cannot be read: {error.strerror}") from error
         below = []
-        for entry in found:
-            path = f"{directory}/{entry.name}"
-            if entry.is_symlink():
-                inside(root, path, what)
-            if entry.is_dir():
-                real = ancestors[-1] + "/" + entry.name
-                if entry.is_symlink():
-                    real = os.path.realpath(entry.path)
+        try:
+            names = sorted(os.listdir(root / directory))  # noqa: PTH208 (names are all that is needed)
+        except OSError as error:
+            if listed:
+                raise _error(what, directory, f"cannot be read: {error.strerror}") from error
+            continue
+        if directory:
+            yield Entry(path=directory, source=root / directory, directory=True)
+        for name in names:
+            if name.startswith(".") and not listed:
+                continue
+            path = posixpath.join(directory, name)
+            try:
+                real = _kind(root, path, what)
+                if real is not None and root.joinpath(path).is_symlink():
                     linked += 1
                     if real in ancestors or linked > _MOST_LINKED_DIRECTORIES:
                         raise _error(what, path, "is a link to a directory that it is in", "remove the link")
-                below.append((path, (*ancestors, real)))
-            elif entry.is_file():
-                yield Entry(path=path, source=root / path)
-            elif entry.is_symlink():
-                raise _error(what, path, "is a symbolic link to nothing", "remove the link")
+            except SpecError:
+                if listed:
+                    raise
             else:
-                raise _error(what, path, "is neither a file nor a directory", "remove it")
+                if real is None:
+                    yield Entry(path=path, source=root / path)
+                else:
+                    below.append((path, (*ancestors, real)))
         todo.extend(reversed(below))
+
+
+def _kind(root: Path, path: str, what: str) -> str | None:
+    """The real path of a directory found below `root`, or None for a file; raises for all else."""
+    source = root / path
+    try:
+        if source.is_symlink():
+            inside(root, path, what)
+        mode = source.stat().st_mode
+    except FileNotFoundError as error:
+        raise _error(what, path, "is a symbolic link to nothing", "remove the link") from error
+    except OSError as error:
+        raise _error(what, path, f"cannot be read: {error.strerror}") from error
+    if stat.S_ISDIR(mode):
+        return os.path.realpath(source)
+    if not stat.S_ISREG(mode):
+        raise _error(what, path, "is neither a file nor a directory", "remove it")
+    return None
 
 
 def _error(what: str, text: str, message: str, hint: str | None = None) -> SpecError:
