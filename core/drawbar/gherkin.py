@@ -7,6 +7,7 @@ The language is Gherkin, parsed by its reference parser; the sentences are those
 from __future__ import annotations
 
 import difflib
+import errno
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -199,6 +200,8 @@ def _load(path: Path, problems: _Problems) -> Feature | None:
 
 def _read(path: Path, problems: _Problems) -> str | None:
     try:
+        if path.exists() and not path.is_file():
+            raise OSError(errno.EINVAL, "it is not a regular file")
         with path.open("rb") as stream:
             content = stream.read(_LARGEST_FILE + 1)
         if len(content) <= _LARGEST_FILE:

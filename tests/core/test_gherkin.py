@@ -249,6 +249,12 @@ def test_a_file_written_on_another_system(tmp_path, run):
     assert result.passed
 
 
+def test_what_is_not_a_regular_file_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(SpecError, match="not a regular file"):
+        load_features([tmp_path / "pipe"])
+
+
 def test_bytes_that_are_no_text(tmp_path):
     path = tmp_path / "t.feature"
     path.write_bytes(b"Feature: \xff\n")
@@ -429,12 +435,16 @@ def test_a_text_that_is_not_there_is_told_with_the_nearest_line(check, run):
         in message
     )
     assert check('the engine logs should contain "tout autre"').message.endswith("no line is similar")
+    assert len(check(f'the engine logs should contain "{"x" * 10_000}"').message) < 400
     message = check('the logs should contain\n  """\n  total steps 2 to MQ\n  node gone\n  """').message
     assert "not there is 'node gone'" in message
     message = check(
         'the logs should contain\n  """\n  echo b, total steps 2 to MQ\n  node ready\n  """'
     ).message
-    assert message.endswith("its lines are there, but not one after the other")
+    assert message == (
+        "expected in the logs: 'echo b, total steps 2 to MQ' and 1 more below it; "
+        "all of them are there, but not one after the other"
+    )
 
 
 def test_an_unknown_step_of_the_workflow(check, run):

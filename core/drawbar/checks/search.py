@@ -16,10 +16,12 @@ from itertools import islice
 from pathlib import Path
 
 from drawbar.checks.evidence import Failed
+from drawbar.documents import brief
 
 _CHUNK = 1 << 20
 _BLOCK = 4096
 _LONGEST_LINE = 4096
+_LONGEST_SHOWN = 300
 _TAIL = 4 << 20
 
 
@@ -100,17 +102,18 @@ def expect_text(files: Iterable[Path], text: str, where: str) -> None:
     files = [path for path in files if path.is_file()]
     if not _missing(files, [text]):
         return
-    expected = f"expected in {where}: {text!r}"
     lines = [line for line in text.splitlines() if line.strip()] or [text]
+    expected = f"expected in {where}: {brief(text if len(lines) == 1 else lines[0], _LONGEST_SHOWN)}"
+    if len(lines) > 1:
+        expected += f" and {len(lines) - 1} more below it"
     missing = _missing(files, lines)
     if not missing:
-        raise Failed(f"{expected}; its lines are there, but not one after the other")
-    if len(lines) > 1:
-        expected += f"; not there is {missing[0]!r}"
+        raise Failed(f"{expected}; all of them are there, but not one after the other")
+    if missing[0] != lines[0]:
+        expected += f"; not there is {brief(missing[0], _LONGEST_SHOWN)}"
     nearest = _nearest(files, missing[0])
-    raise Failed(
-        f"{expected}; the nearest line is {nearest!r}" if nearest else f"{expected}; no line is similar"
-    )
+    found = f"the nearest line is {brief(nearest, _LONGEST_SHOWN)}" if nearest else "no line is similar"
+    raise Failed(f"{expected}; {found}")
 
 
 def _missing(files: Sequence[Path], texts: Sequence[str]) -> list[str]:
