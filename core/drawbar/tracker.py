@@ -15,11 +15,12 @@ The life of one job, with what is written when (each journal line is there as a 
                 settle(k)                     changes()  accept(k)
     expected ───────────────▶ open: k at work ─────────────────────▶ expected, with what k changed
                  │                 │                       │
-                 │ 1 "opened", and │ failed()              │ 1 contents kept by digest
-                 │   present :=    ▼                       │ 2 "accepted", present := disk, closed
-                 │   expected    closed, present := disk
-                 │ 2 wrong files moved aside
+                 │ 1 "opened",     │ failed()              │ 1 contents kept by digest
+                 │   present:=disk ▼                       │ 2 "accepted", present := disk, closed
+                 │ 2 wrong files   closed, present := disk
+                 │   moved aside
                  │ 3 missing ones restored
+                 │ 4 present := expected
 
 Whoever is killed in between: while an attempt is open, what differs from *present* is the attempt's
 or a half-done settle's, and the next settle does it all again; while none is open, it is the user's.
@@ -211,14 +212,7 @@ class WorkspaceTracker:
             raise StartOver(min(missing))
         if identity is None and not self._wrong(disk) and self._opened is None:
             return Settled()
-        self._note(
-            {
-                "opened": [identity or "", self._clock()],
-                "present": to_json(*difference(self._present, self._expected)),
-            },
-            durable=True,
-        )
-        settled = self._repair(disk, sources)
+        settled = self._repair(identity or "", disk, sources)
         if identity is None:
             self._note({"opened": None})
         self._disk = None if identity is not None else dict(self._expected)
@@ -261,15 +255,7 @@ class WorkspaceTracker:
                 f"jobs changed {', '.join(map(printable, missing))}, and no copy was kept; "
                 "put the original back and resume"
             )
-        self._note(
-            {
-                "reset": True,
-                "opened": ["", self._clock()],
-                "present": to_json(*difference(self._present, self._expected)),
-            },
-            durable=True,
-        )
-        settled = self._repair(disk, sources)
+        settled = self._repair("", disk, sources, reset=True)
         self._note({"opened": None})
         self._disk = None
         return settled
@@ -418,7 +404,12 @@ class WorkspaceTracker:
         changed, deleted = difference(self._expected, disk)
         return bool(changed or deleted)
 
-    def _repair(self, disk: Snapshot, sources: Mapping[str, Path | None]) -> Settled:
+    def _repair(
+        self, identity: str, disk: Snapshot, sources: Mapping[str, Path | None], **more: Any
+    ) -> Settled:
+        """Open an attempt, and make the workspace what is expected. `sources` are from `_restorable`."""
+        found = to_json(*difference(self._present, disk))
+        self._note({"opened": [identity, self._clock()], "present": found, **more}, durable=True)
         for path in self._unfinished:
             (self.workspace / path).unlink(missing_ok=True)
         expected = self._expected
@@ -432,6 +423,8 @@ class WorkspaceTracker:
             if not same(disk.get(path), entry):
                 self._restore(path, entry, sources.get(path))
                 restored.append(path)
+        if wrong or restored:
+            self._note({"present": to_json(*difference(self._present, expected))})
         return Settled(swept=tuple(sorted(swept.paths)), swept_to=swept.place, restored=tuple(restored))
 
     def _restore(self, path: str, entry: Entry, source: Path | None) -> None:
