@@ -21,95 +21,23 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
 from drawbar.backend import API
-from drawbar.engine import Engine, EngineFeature, Source, StepFailed, WorkflowInfo
+from drawbar.engine import Engine, EngineFeature, Source, WorkflowInfo
 from drawbar.errors import SpecError
-from drawbar.model import Outputs
 from drawbar.testing.child import Address, address_of, find, forked, fresh
 from drawbar.testing.memory import Call, MemoryJobs, snapshot
+from drawbar.testing.sample import KILL_POINTS, Outcome, Sample, drive
+
+__all__ = ["EngineContract", "Sample"]
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
-    """A tiny workflow in the engine's language.
-
-    `files` are written into an empty directory, from which it is inspected and executed. `outputs`
-    are files that it makes there, with their content (None: any). For a workflow that goes wrong,
-    `step` is the step that fails, or `problem` a part of the message and `line` its place.
-    """
-
-    files: Mapping[str, str]
-    file: str | None = None
-    fragment: str | None = None
-    specification: Mapping[str, Any] | None = None
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    options: Mapping[str, Any] = field(default_factory=dict)
-    declared: tuple[str, ...] = ()
-    lines: Mapping[str, int] = field(default_factory=dict)
-    outputs: Mapping[str, str | None] = field(default_factory=dict)
-    step: str | None = None
-    problem: str | None = None
-    line: int | None = None
-
-    def write(self, root: Path, **changes: Any) -> Source:
-        """The sample's files in `root`, as a `Source` with `changes`."""
-        for name, text in self.files.items():
-            path = root / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if not path.is_file() or path.read_text() != text:
-                path.write_text(text)
-        file = None if self.file is None else root / self.file
-        arguments = {
-            "root": root,
-            "document": file or root / "reana.yaml",
-            "file": file,
-            "fragment": self.fragment,
-            "specification": self.specification,
-            "parameters": self.parameters,
-            "options": self.options,
-            "declared": self.declared,
-            "lines": self.lines,
-        }
-        return Source(**{**arguments, **changes})
-
-
-@dataclass(slots=True)
-class Outcome:
-    """How an engine's `execute` ended: it returned, raised StepFailed or another error, or was killed."""
-
-    jobs: MemoryJobs
-    step: str | None = None
-    failure: str | None = None
-    error: str | None = None
-    killed: bool = False
-
-    def finished(self) -> MemoryJobs:
-        """The client of an execution that must have come to a good end."""
-        assert self.failure is None, f"execute should have succeeded, but step {self.step}: {self.failure}"
-        return self._kept_to_the_protocol()
-
-    def broke(self) -> MemoryJobs:
-        """The client of an execution in which a step must have failed."""
-        jobs = self._kept_to_the_protocol()
-        assert self.step is not None, "execute returned as if nothing had failed; it must raise StepFailed"
-        return jobs
-
-    def _kept_to_the_protocol(self) -> MemoryJobs:
-        assert not self.jobs.violations, "; ".join(self.jobs.violations)
-        assert self.error is None, f"execute raised: {self.error}"
-        assert not self.killed
-        return self.jobs
 
 
 FOREIGN: Mapping[str, tuple[str, bytes]] = {
@@ -136,7 +64,6 @@ _SPAWNS = (
     "pty.spawn",
     "socket.connect",
 )
-_KILL_POINTS = ("submit", "accept")
 
 
 class EngineContract:
@@ -279,6 +206,11 @@ class EngineContract:
             assert (workspace / name).is_file(), f"{name} was not made"
             assert content is None or (workspace / name).read_text() == content
 
+    def test_keeps_to_the_protocol(self, samples: list[Sample], engine: Engine, tmp_path: Path) -> None:
+        for number, sample in enumerate(samples):
+            violations = self._execute(engine, sample, tmp_path / str(number)).jobs.violations
+            assert not violations, "; ".join(violations)
+
     def test_settles_every_job(self, samples: list[Sample], engine: Engine, tmp_path: Path) -> None:
         for number, sample in enumerate(samples):
             jobs = self._execute(engine, sample, tmp_path / str(number)).finished()
@@ -364,7 +296,7 @@ class EngineContract:
     ) -> None:
         for number, sample in enumerate(samples):
             whole = self._execute(engine, sample, tmp_path / f"{number}").finished()
-            for place in range(sum(call.method in _KILL_POINTS for call in whole.calls)):
+            for place in range(sum(call.method in KILL_POINTS for call in whole.calls)):
                 workspace = tmp_path / f"{number}-{place}"
                 killed = self._execute(engine, sample, workspace, kill_at=place)
                 assert killed.killed, f"without an order of ends, it asked for less: {killed.error}"
@@ -422,7 +354,8 @@ class EngineContract:
         source = two_steps.write(tmp_path / "inspected")
         first = next(step for step in self._inspect(engine, source).steps if not step.depends_on)
         jobs = self._execute(engine, two_steps, tmp_path / "workspace", until=first.name).finished()
-        assert {spec.step for spec in jobs.specs.values()} == {first.name}
+        steps = sorted({spec.step for spec in jobs.specs.values()})
+        assert steps == [first.name], f"until {first.name}, but jobs of {', '.join(steps)}"
 
     # How it is done.
 
@@ -451,7 +384,7 @@ class EngineContract:
         """
         source = sample.write(workspace, until=until)
         jobs = after.restarted(**arguments) if after else MemoryJobs(workspace, **arguments)
-        return forked(lambda leave: _drive(engine, source, jobs, kill_at, leave), self.deadline_s)
+        return forked(lambda leave: drive(engine, source, jobs, kill_at, leave), self.deadline_s)
 
     def _quietly(self, root: Path, work: Callable[[], object]) -> None:
         """Do something in a child that must start no process and change nothing in `root`."""
@@ -494,36 +427,6 @@ class EngineContract:
         later = [call.identity for call in calls[failed[0] :] if call.method == "submit"]
         repeated = {calls[number].identity for number in failed}
         assert set(later) <= repeated, f"asked for after a failure: {', '.join(later)}"
-
-
-def _drive(
-    engine: Engine,
-    source: Source,
-    jobs: MemoryJobs,
-    kill_at: int | None,
-    leave: Callable[[Outcome], NoReturn],
-) -> Outcome:
-    outcome = Outcome(jobs)
-    calls = 0
-
-    def die(call: Call) -> None:
-        nonlocal calls
-        if call.method in _KILL_POINTS:
-            if calls == kill_at:
-                outcome.killed, jobs.on_call = True, None
-                leave(outcome)
-            calls += 1
-
-    jobs.on_call = die
-    try:
-        outputs = engine.execute(source, jobs)
-        assert isinstance(outputs, Outputs), f"execute returns Outputs, not {type(outputs).__name__}"
-    except StepFailed as failure:
-        outcome.step, outcome.failure = failure.step, str(failure)
-    except Exception:
-        outcome.error = traceback.format_exc()
-    jobs.on_call = None
-    return outcome
 
 
 def _modules(address: Address) -> list[str]:
