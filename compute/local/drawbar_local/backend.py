@@ -1,0 +1,601 @@
+"""The local backend: the driver's side, which hands jobs to supervisors and tells how they ended."""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import os
+import selectors
+import signal
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any, ClassVar
+
+from drawbar.backend import (
+    Accepted,
+    Attempt,
+    Backend,
+    BackendFeature,
+    Capacity,
+    EventSink,
+    InDoubt,
+    JobStatus,
+    Refused,
+    Submission,
+)
+from drawbar.errors import BackendError, Problem
+from drawbar.model import JobResult, JobSpec, JobState, Reason, judge
+from drawbar.options import Options as BaseOptions
+from drawbar.options import option
+
+from drawbar_local import link as links
+from drawbar_local import machine, processes, records
+from drawbar_local.link import Link
+
+BASE_ENVIRONMENT = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_*", "TMPDIR", "TZ")
+"""Variables of the driver that jobs get; the rest comes from their specification."""
+
+_HOST = os.uname().nodename
+_CLAIM_S = 5.0
+_TROUBLE_S = 30.0
+_FIRST_LOOK_S, _LONGEST_LOOK_S = 0.02, 1.0
+_REST = "processes that are left of it are being ended"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalOptions(BaseOptions):
+    """What `drawbar.toml` may say about the local backend."""
+
+    cpus: float | None = option(None, help="CPUs that jobs may use together; all of this machine's")
+    memory_mib: int | None = option(None, help="memory in MiB that jobs may use together; all there is")
+    environment: tuple[str, ...] = option(
+        (), help="more variables that jobs get from drawbar's environment; patterns such as CONDA_* work"
+    )
+    grace_s: float = option(10.0, help="seconds between asking a job to end (TERM) and killing it")
+    runtime_directory: str | None = option(
+        None, help="a short path for the sockets of supervisors; /tmp/drawbar-UID"
+    )
+
+
+class _Batch:
+    """A submit that waits for its answers."""
+
+    def __init__(self, tags: Sequence[str]) -> None:
+        self.answers: dict[str, Submission | None] = {}
+        self.complete = threading.Event()
+        self._left = len(tags)
+
+    def answer(self, tag: str, answer: Submission | None) -> None:
+        """None stands for an attempt that was claimed before."""
+        self.answers[tag] = answer
+        self._left -= 1
+        if not self._left:
+            self.complete.set()
+
+
+class _Job:
+    """A job that a supervisor has, or is asked to take while there is a `batch`."""
+
+    __slots__ = ("attempt", "batch", "link", "native_id")
+
+    def __init__(self, attempt: Attempt, link: Link, batch: _Batch | None = None) -> None:
+        self.attempt = attempt
+        self.link = link
+        self.batch = batch
+        self.native_id = ""
+
+
+class LocalBackend(Backend):
+    """Runs jobs as processes of this machine, without containers.
+
+    Jobs outlive the driver. `submit` starts at once what it is given: queueing is the dispatcher's.
+    The jobs of a supervisor that died are ended, and lost.
+    """
+
+    name: ClassVar[str] = "local"
+    api: ClassVar[int] = 1
+    features: ClassVar[frozenset[BackendFeature]] = frozenset(
+        {BackendFeature.WALLTIME, BackendFeature.SURVIVES_DRIVER}
+        | ({BackendFeature.MEMORY_LIMIT} if processes.HAVE_PROC else set())
+    )
+    Options: ClassVar[type[BaseOptions]] = LocalOptions
+    watcher: ClassVar[str] = "auto"
+    """How supervisors learn of ends: `pidfd`, `signal`, or what works here."""
+
+    options: LocalOptions
+    _events: EventSink
+
+    def __init__(self, options: BaseOptions) -> None:
+        super().__init__(options)
+        self._issuer = uuid.uuid4().hex
+        self._turn = 0
+        self._lock = threading.Lock()  # guards what follows
+        self._own: Link | None = None
+        self._links: dict[str, Link] = {}
+        self._unregistered: list[Link] = []
+        self._replies: dict[Link, SimpleQueue[list[str] | None]] = {}
+        self._jobs: dict[str, _Job] = {}
+        self._strays: dict[str, Attempt] = {}
+        self._stray_since = 0.0
+        self._look_s = _FIRST_LOOK_S
+        self._told: set[str] = set()
+        self._closing = False
+        self._finding = threading.Lock()
+        self._wake_read, self._wake_write = -1, -1
+        self._reader: threading.Thread | None = None
+
+    def check(self) -> Sequence[Problem]:
+        """Whether supervisors can be started and found again."""
+        try:
+            links.runtime_directory(self.options.runtime_directory, create=False)
+        except BackendError as error:
+            return [Problem(message=f"local backend: {error}")]
+        if not sys.executable:
+            return [Problem(message="local backend: Python does not know its own program (sys.executable)")]
+        return []
+
+    def capacity(self) -> Capacity:
+        """What the settings say, else what the machine has."""
+        return Capacity(
+            cpus=self.options.cpus or machine.cpus(),
+            memory_mib=self.options.memory_mib or machine.memory_mib(),
+        )
+
+    def refuses(self, spec: JobSpec) -> str | None:
+        """A job that is too large for the machine, or that needs a directory to be elsewhere."""
+        capacity, wanted = self.capacity(), spec.resources
+        if wanted.cpus > (capacity.cpus or 0):
+            return f"asks for {wanted.cpus:g} CPUs, of which this machine has {capacity.cpus:g} for jobs"
+        if (wanted.memory_mib or 0) > (capacity.memory_mib or 0):
+            return (
+                f"asks for {wanted.memory_mib} MiB of memory, this machine has {capacity.memory_mib} for jobs"
+            )
+        if wanted.gpus > machine.gpus():
+            return f"asks for {wanted.gpus} GPUs, of which this machine has {machine.gpus()}"
+        for mount in spec.mounts:
+            if mount.source != mount.target:
+                return f"needs {mount.source} at {mount.target}, which takes a container"
+        return None
+
+    def start(self, events: EventSink) -> None:
+        """Begin to watch; the first supervisor is started with the first job."""
+        self._events = events
+        self._wake_read, self._wake_write = os.pipe()
+        self._reader = threading.Thread(target=self._read, name="drawbar-local", daemon=True)
+        self._reader.start()
+
+    def submit(self, attempts: Sequence[Attempt]) -> Sequence[Submission]:
+        """Start a batch. Accepted once the process exists, or was found not to be startable (a result)."""
+        fresh: dict[str, Attempt] = {}
+        with self._lock:
+            for attempt in attempts:
+                if attempt.tag not in self._jobs and attempt.tag not in self._told:
+                    fresh[attempt.tag] = attempt
+        answers = self._hand_over(fresh) if fresh else {}
+        claimed = [fresh[tag] for tag, answer in answers.items() if answer is None]
+        if claimed:
+            answers.update(self._known(claimed))
+        return [answers.get(attempt.tag) or Accepted() for attempt in attempts]
+
+    def find(self, attempts: Sequence[Attempt]) -> Mapping[str, JobStatus]:
+        """What records and locks say. An attempt that nobody claimed is closed for good, and left out."""
+        answer: dict[str, JobStatus] = {}
+        unknown = []
+        with self._finding:
+            with self._lock:
+                for attempt in attempts:
+                    job = self._jobs.get(attempt.tag)
+                    if job and job.batch is None:
+                        answer[attempt.tag] = _running(attempt.tag, job.native_id)
+                    elif attempt.tag in self._strays:
+                        answer[attempt.tag] = _running(attempt.tag, message=_REST)
+                    else:
+                        unknown.append(attempt)
+            try:
+                self._look_up(unknown, answer)
+            except OSError as error:
+                raise BackendError(
+                    f"the records of local jobs cannot be read: {error}", transient=True
+                ) from error
+        return answer
+
+    def cancel(self, attempts: Sequence[Attempt]) -> None:
+        """TERM to the job's process group, KILL after the grace."""
+        with self._lock:
+            known = self._jobs.keys() | self._strays.keys() | self._told
+        self.find([each for each in attempts if each.tag not in known and Path(each.record).exists()])
+        by_link: dict[Link, list[str]] = {}
+        with self._lock:
+            for attempt in attempts:
+                if job := self._jobs.get(attempt.tag):
+                    by_link.setdefault(job.link, []).append(attempt.tag)
+            strays = {each.tag: each.record for each in attempts if each.tag in self._strays}
+        for link, tags in by_link.items():
+            try:
+                link.send("cancel", tags)
+            except OSError:
+                continue  # its supervisor is dead: they are being ended
+        if strays:
+            processes.kill(strays)
+
+    def forget(self, attempts: Sequence[Attempt]) -> None:
+        """Records and logs stay: they are the run's."""
+        with self._lock:
+            self._told.difference_update(attempt.tag for attempt in attempts)
+
+    def close(self) -> None:
+        """Leave the jobs to their supervisors; one without jobs ends."""
+        if self._reader is None or self._closing:
+            return
+        self._closing = True
+        self._wake()
+        self._reader.join()
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+        links.reap()
+
+    # Submission
+
+    def _hand_over(self, attempts: Mapping[str, Attempt]) -> dict[str, Submission | None]:
+        """The supervisor's answers; None for an attempt that was claimed before."""
+        batch = _Batch(list(attempts))
+        with self._lock:
+            if self._closing or self._reader is None:
+                raise BackendError("the local backend is not started, or closed")
+            link = self._supervisor()
+            self._turn += 1
+            turn = self._turn
+            for tag, attempt in attempts.items():
+                self._jobs[tag] = _Job(attempt, link, batch)
+        with contextlib.suppress(OSError):  # the end of the connection answers
+            link.send("submit", turn, [_fields(attempt) for attempt in attempts.values()])
+        batch.complete.wait(self.deadline_s * 0.9)
+        with self._lock:
+            for tag in attempts.keys() - batch.answers.keys():
+                batch.answers[tag] = InDoubt(message=f"supervisor {link.child} of local jobs does not answer")
+                self._jobs.pop(tag, None)
+            return dict(batch.answers)
+
+    def _supervisor(self) -> Link:
+        """This object's own supervisor; starts one when there is none, or it died."""
+        if self._own is None:
+            directory = links.runtime_directory(self.options.runtime_directory, create=True)
+            self._own = links.start(
+                directory,
+                {
+                    "issuer": self._issuer,
+                    "watcher": self.watcher,
+                    "grace_s": self.options.grace_s,
+                    "environment": self._environment(),
+                },
+            )
+            self._add(self._own)
+        return self._own
+
+    def _environment(self) -> dict[str, str]:
+        names = (*BASE_ENVIRONMENT, *self.options.environment)
+        chosen = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith("DRAWBAR_") and any(fnmatch.fnmatchcase(name, each) for each in names)
+        }
+        outer = os.environ.get(processes.TAG)
+        return {**chosen, processes.TAG: outer} if outer else chosen
+
+    def _known(self, attempts: Sequence[Attempt]) -> dict[str, Submission]:
+        """Answers for attempts that were claimed before this submit; ends that nobody told are told."""
+        found = self.find(attempts)
+        ended = [status for status in found.values() if status.state.terminal]
+        self._tell(ended)
+        doubt = InDoubt(message="its record was closed while it was being submitted")
+        return {
+            each.tag: Accepted(native_id=found[each.tag].native_id) if each.tag in found else doubt
+            for each in attempts
+        }
+
+    # Finding
+
+    def _look_up(self, attempts: Sequence[Attempt], answer: dict[str, JobStatus]) -> None:
+        alive: dict[str, list[Attempt]] = {}
+        gone = []
+        for attempt in attempts:
+            record = self._record(attempt)
+            if record is None:
+                continue
+            if record.held:
+                alive.setdefault((record.claim or {}).get("socket", ""), []).append(attempt)
+            elif record.end:
+                answer[attempt.tag] = _ended(attempt, record.end)
+            else:
+                gone.append(attempt)
+        for path, group in alive.items():
+            watched = self._watch(path, group)
+            for attempt in group:
+                if attempt.tag in watched:
+                    answer[attempt.tag] = _running(attempt.tag)
+                elif (record := records.read(attempt.record)) and record.end and not record.held:
+                    answer[attempt.tag] = _ended(attempt, record.end)
+                else:
+                    self._add_strays([attempt])
+                    answer[attempt.tag] = _running(attempt.tag, message=_REST)
+        if gone:
+            left = processes.kill({attempt.tag: attempt.record for attempt in gone})
+            self._add_strays([attempt for attempt in gone if attempt.tag in left])
+            for attempt in gone:
+                answer[attempt.tag] = (
+                    _running(attempt.tag, message=_REST) if attempt.tag in left else _lost(attempt)
+                )
+
+    def _record(self, attempt: Attempt) -> records.Record | None:
+        """The record of an attempt that was claimed, or None; then it cannot be claimed any more."""
+        end = time.monotonic() + _CLAIM_S
+        while True:
+            record = records.read(attempt.record)
+            if record and record.claim:
+                return record
+            if not (record and record.held) and records.void(attempt.record, self._issuer, self._turn):
+                return None
+            if record and time.monotonic() > end:
+                return record  # locked by somebody who died between claim and start, but for the job
+            time.sleep(0.005)
+
+    def _watch(self, path: str, attempts: Sequence[Attempt]) -> set[str]:
+        """Which of these attempts the supervisor at `path` has; it tells their ends from now on."""
+        with self._lock:
+            link = self._links.get(path)
+        if link is None:
+            link = links.connect(path) if path else None
+            if link is None:
+                return set()
+            with self._lock:
+                self._links[path] = link
+                self._add(link)
+        with self._lock:
+            replies = self._replies.setdefault(link, SimpleQueue())
+            if link.closed:
+                return set()
+            for attempt in attempts:
+                self._jobs[attempt.tag] = _Job(attempt, link)
+        try:
+            link.send("watch", [attempt.tag for attempt in attempts])
+            watched = replies.get(timeout=links.TALK_S)
+        except OSError:
+            watched = None
+        except Empty as error:
+            raise BackendError(f"the supervisor at {path} does not answer", transient=True) from error
+        return set(watched or ())
+
+    # The reader's thread
+
+    def _read(self) -> None:
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._wake_read, selectors.EVENT_READ)
+            next_look = 0.0
+            while not self._closing:
+                with self._lock:
+                    for link in self._unregistered:
+                        selector.register(link.connection, selectors.EVENT_READ, link)
+                    self._unregistered.clear()
+                    strays = bool(self._strays)
+                timeout = max(0.0, next_look - time.monotonic()) if strays else None
+                for key, _ in selector.select(timeout):
+                    if key.data is None:
+                        os.read(self._wake_read, 4096)
+                        next_look = 0.0
+                    elif (messages := key.data.receive()) is not None:
+                        self._hear(key.data, messages)
+                    else:
+                        selector.unregister(key.fileobj)
+                        self._mourn(key.data)
+                        next_look = 0.0
+                if self._strays and time.monotonic() >= next_look:
+                    self._look_at_strays()
+                    next_look = time.monotonic() + self._look_s
+                    self._look_s = min(2 * self._look_s, _LONGEST_LOOK_S)
+        self._release()
+
+    def _hear(self, link: Link, messages: Sequence[Sequence[Any]]) -> None:
+        statuses: dict[str, JobStatus] = {}
+        with self._lock:
+            for kind, what, *rest in messages:
+                if kind == "watched":
+                    self._replies[link].put(what)
+                    continue
+                job = self._jobs.get(what)
+                if job is None:
+                    continue
+                if kind == "ended":
+                    del self._jobs[what]
+                    statuses[what] = _ended(job.attempt, rest[0])
+                elif kind == "started":
+                    job.native_id = str(rest[0] or "")
+                    statuses[what] = _running(what, job.native_id)
+                    if job.batch:
+                        job.batch.answer(what, Accepted(native_id=job.native_id))
+                        job.batch = None
+                else:
+                    del self._jobs[what]
+                    if job.batch:
+                        job.batch.answer(what, Refused(message=rest[0]) if kind == "refused" else None)
+        self._tell(statuses.values())
+
+    def _mourn(self, link: Link) -> None:
+        """A supervisor is gone, or cannot be talked to any more: its jobs are strays."""
+        with self._lock:
+            self._links.pop(link.path, None)
+            if self._own is link:
+                self._own = None
+            jobs = [job for job in self._jobs.values() if job.link is link]
+            for job in jobs:
+                del self._jobs[job.attempt.tag]
+            link.closed = True
+            if replies := self._replies.pop(link, None):
+                replies.put(None)
+        link.close(wait_s=1.0)
+        words = f": {link.last_words.strip()}" if link.last_words else ""
+        self._add_strays([job.attempt for job in jobs if job.batch is None])
+        with self._lock:
+            for job in jobs:
+                if job.batch:
+                    message = f"the supervisor of local jobs died while it was asked{words}"
+                    job.batch.answer(job.attempt.tag, InDoubt(message=message))
+        self._events.trouble(f"the supervisor of {len(jobs)} local jobs died{words}")
+
+    def _look_at_strays(self) -> None:
+        """End what is left of jobs without a supervisor, and tell the ends of those with nothing left."""
+        with self._lock:
+            strays = list(self._strays.values())
+        seen: list[tuple[Attempt, records.Record | None]] = []
+        orphans: dict[str, str] = {}
+        alive: dict[tuple[int, int | None], bool] = {}
+        for attempt in strays:
+            try:
+                record = records.read(attempt.record)
+            except OSError as error:
+                self._events.trouble(f"the record of {attempt.spec.name} cannot be read: {error}")
+                continue
+            seen.append((attempt, record))
+            claim = (record and record.claim) or {"host": _HOST}
+            if claim["host"] != _HOST:
+                continue
+            supervisor = (claim.get("supervisor", 0), claim.get("since"))
+            if supervisor not in alive:
+                alive[supervisor] = bool(supervisor[0]) and processes.alive(*supervisor)
+                if not alive[supervisor] and "socket" in claim:
+                    Path(claim["socket"]).unlink(missing_ok=True)
+            if not alive[supervisor]:
+                orphans[attempt.tag] = attempt.record
+                if record and record.held and record.start:
+                    processes.kill_group(record.start["pid"], supervisor[0])
+        left = processes.kill(orphans)
+        gone = [
+            (attempt, record)
+            for attempt, record in seen
+            if attempt.tag not in left and not (record and record.held)
+        ]
+        with self._lock:
+            for attempt, _ in gone:
+                self._strays.pop(attempt.tag, None)
+            if self._strays and time.monotonic() > self._stray_since + _TROUBLE_S:
+                self._stray_since = time.monotonic()
+                names = ", ".join(sorted(each.spec.name for each in self._strays.values())[:5])
+                self._events.trouble(f"waiting for the processes of jobs without a supervisor: {names}")
+        self._tell(
+            [
+                _ended(attempt, record.end) if record and record.end else _lost(attempt)
+                for attempt, record in gone
+            ]
+        )
+
+    def _release(self) -> None:
+        with self._lock:
+            busy = {job.link for job in self._jobs.values()}
+            for job in self._jobs.values():
+                if job.batch:
+                    job.batch.answer(job.attempt.tag, InDoubt(message="the local backend was closed"))
+            for replies in self._replies.values():
+                replies.put(None)
+            for link in self._links.values():
+                link.close(wait_s=0.0 if link in busy else 2.0)
+            self._links.clear()
+            self._own = None
+
+    # Small things
+
+    def _add(self, link: Link) -> None:
+        self._links[link.path] = link
+        self._unregistered.append(link)
+        self._wake()
+
+    def _add_strays(self, attempts: Sequence[Attempt]) -> None:
+        if attempts:
+            with self._lock:
+                self._stray_since = time.monotonic()
+                self._look_s = _FIRST_LOOK_S
+                self._strays.update({attempt.tag: attempt for attempt in attempts})
+            self._wake()
+
+    def _wake(self) -> None:
+        os.write(self._wake_write, b".")
+
+    def _tell(self, statuses: Any) -> None:
+        """Pass news on; the end of an attempt only once."""
+        news = []
+        with self._lock:
+            for status in statuses:
+                if status.state.terminal:
+                    if status.tag in self._told:
+                        continue
+                    self._told.add(status.tag)
+                news.append(status)
+        if news:
+            self._events.status(news)
+
+
+def _fields(attempt: Attempt) -> list[Any]:
+    spec = attempt.spec
+    environment = dict(spec.environment)
+    outer = os.environ.get(processes.TAG)
+    environment[processes.TAG] = f"{outer}{processes.TAG_SEPARATOR}{attempt.tag}" if outer else attempt.tag
+    return [
+        *(attempt.tag, attempt.record, spec.argv, spec.directory, environment),
+        *(spec.stdin, spec.stdout, spec.stderr),
+        *(spec.resources.walltime_s, spec.resources.memory_limit_mib),
+    ]
+
+
+def _running(tag: str, native_id: str = "", message: str = "") -> JobStatus:
+    return JobStatus(tag=tag, state=JobState.RUNNING, native_id=native_id, message=message)
+
+
+def _ended(attempt: Attempt, end: Mapping[str, Any]) -> JobStatus:
+    reason: Reason | None
+    message = end["message"]
+    if end["reason"]:
+        reason = Reason(end["reason"])
+    elif end["signal"]:
+        reason = Reason.KILLED
+        message = f"killed by {_signal_name(end['signal'])}{message}"
+    else:
+        reason = judge(attempt.spec, end["exit"])
+    native_id = str(end["pid"] or "")
+    result = JobResult(
+        exit_code=end["exit"],
+        reason=reason,
+        message=message,
+        started=end["started"],
+        finished=end["finished"],
+        cpu_s=end["cpu_s"],
+        peak_memory_mib=end["peak_memory_mib"],
+        host=end["host"],
+        native_id=native_id,
+        stdout=attempt.spec.stdout or f"{attempt.record}/stdout",
+        stderr=attempt.spec.stderr or f"{attempt.record}/stderr",
+    )
+    return JobStatus(
+        tag=attempt.tag, state=result.state, native_id=native_id, message=result.message, result=result
+    )
+
+
+def _lost(attempt: Attempt) -> JobStatus:
+    message = "its processes are gone, and so is the supervisor that would know how they ended"
+    result = JobResult(
+        reason=Reason.LOST,
+        message=message,
+        stdout=attempt.spec.stdout or f"{attempt.record}/stdout",
+        stderr=attempt.spec.stderr or f"{attempt.record}/stderr",
+    )
+    return JobStatus(tag=attempt.tag, state=result.state, message=message, result=result)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return f"signal {number} ({signal.Signals(number).name})"
+    except ValueError:
+        return f"signal {number}"
