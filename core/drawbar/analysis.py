@@ -7,7 +7,6 @@ every mistake is told at once, each with its place and a remedy. What the fields
 
 from __future__ import annotations
 
-import copy
 import os
 import re
 from collections.abc import Collection, Mapping
@@ -115,13 +114,12 @@ def load_analysis(
     parameters: Mapping[str, Any] | None = None,
     parameters_file: Path | str | None = None,
     options: Mapping[str, Any] | None = None,
-    hints: Collection[str] = (),
 ) -> Analysis:
     """The analysis at `path`: a `reana.yaml`, a directory that holds one, or a bare workflow file.
 
     `engines` are the installed engines by name; `engine` names the one for a bare workflow file that
     none or several of them recognise. `parameters` win over `parameters_file`, which wins over the
-    analysis. `hints` are keys that serial steps may have besides REANA's (what backends declare).
+    analysis.
 
     Raises `UsageError` when there is no analysis at `path`, and `SpecError` with every problem of
     the analysis, warnings last. Executes nothing.
@@ -130,9 +128,7 @@ def load_analysis(
     root = Path(os.path.abspath(file.parent))  # noqa: PTH100 (symbolic links are kept)
     reader = _Reader(document or Document({}, str(file), {}), root, engines=engines)
     analysis = (
-        reader.analysis(file.name, engine, options or (), hints)
-        if document
-        else reader.bare(file, fragment, engine)
+        reader.analysis(file.name, engine, options or ()) if document else reader.bare(file, fragment, engine)
     )
     own = analysis.parameters if document else None
     analysis = replace(
@@ -176,15 +172,16 @@ class _Reader(Fields):
             workflow_files=files,
         )
 
-    def analysis(
-        self, name: str, asked: str | None, given_options: Collection[str], hints: Collection[str]
-    ) -> Analysis:
+    def analysis(self, name: str, asked: str | None, given_options: Collection[str]) -> Analysis:
         """The analysis that a `reana.yaml` describes, as far as it is right."""
         if not isinstance(self.document.value, dict):
             message = f"an analysis is a mapping with the key 'workflow', not {brief(self.document.value)}"
             raise SpecError(Problem(message=message, file=self.document.path, line=self.line("")))
-        for problem in check(self.document, _rules(hints)):
-            self.problems.append(self.placed(problem, problem.pointer or ""))
+        for problem in check(self.document, schema("analysis-v1")):
+            pointer = problem.pointer or ""
+            # Further keys in there are the engine's to judge: they may be meant for some backend.
+            if problem.severity is Severity.ERROR or not pointer.startswith("workflow.specification."):
+                self.problems.append(self.placed(problem, pointer))
         engine = self.engine(asked)
         options = self.get("inputs.options", dict)
         parameters, parameters_file = self.parameters()
@@ -339,14 +336,6 @@ class _Reader(Fields):
         if self.get("workspace.root_path", str):
             hint = "choose the workspace with --workspace or DRAWBAR_HOME"
             self.warning("workspace.root_path", "is meant for REANA's own disks, and ignored", hint)
-
-
-def _rules(hints: Collection[str]) -> Mapping[str, Any]:
-    """The schema of analyses, with further keys that a serial step may have."""
-    rules = copy.deepcopy(dict(schema("analysis-v1")))
-    step = rules["$defs"]["step"]["properties"]
-    rules["$defs"]["step"]["properties"] = {**dict.fromkeys(hints, True), **step}
-    return rules
 
 
 def _run_name(root: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -101,16 +102,14 @@ def engine_options(values: Mapping[str, Any], engine: type[Engine]) -> tuple[dic
 
 
 def _typed(engine: type[Engine], key: str, given: Any) -> Any:
-    where = f"option {key}"
-    try:
-        engine.Options.parse({key: given}, where=where)
-    except SpecError:
-        if not isinstance(given, str):
-            raise
-        try:
-            converted = value(given)
-        except ValueError:
-            converted = given
-        engine.Options.parse({key: converted}, where=where)
-        return converted
-    return given
+    """The value of an option in the type that the engine declares. Raises `SpecError`."""
+    candidates = [given]
+    if isinstance(given, str):
+        with suppress(ValueError):
+            candidates.append(value(given))
+    for candidate in candidates:
+        with suppress(SpecError):
+            engine.Options.parse({key: candidate}, where=key)
+            return candidate
+    kinds = [info.type for info in engine.Options.declared() if key in (info.name, *info.aliases)]
+    raise SpecError(f"option {brief(key)} takes {kinds[0].removesuffix(' | None')}, not {brief(given)}")

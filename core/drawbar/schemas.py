@@ -5,6 +5,7 @@ A key that the schema does not list is a warning; everything else is an error.
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -29,6 +30,7 @@ _TYPES = {
     "integer": "a whole number",
     "number": "a number",
 }
+_BOOLEANS = ("true", "false", "yes", "no", "on", "off")
 
 
 @cache
@@ -87,7 +89,11 @@ def _problems(error: ValidationError) -> Iterator[Problem]:
         case "required":
             for key in expected:
                 if key not in value:
-                    yield problem(f"{key!r} is missing")
+                    others = [other for other in value if other not in rules.get("properties", ())]
+                    close = difflib.get_close_matches(key, others, n=1)
+                    yield problem(
+                        f"{key!r} is missing", f"{close[0]!r} may be a misspelling of it" if close else None
+                    )
         case "anyOf":
             keys = " or ".join(repr(key) for branch in expected for key in branch["required"])
             yield problem(f"{keys} is missing")
@@ -116,6 +122,6 @@ def _wrong_type(value: Any, expected: str) -> tuple[str, str | None]:
         hint = f'write it in quotes: "{json.dumps(value)}"'
     elif expected == "array" and isinstance(value, str):
         hint = f"write it as a list: [{brief(value)}]"
-    elif isinstance(value, str) and expected in ("boolean", "integer", "number"):
+    elif isinstance(value, str) and (value.isdigit() if expected == "integer" else value in _BOOLEANS):
         hint = "write it without quotes"
     return f"must be {_TYPES[expected]}, not {brief(value)}", hint
