@@ -51,6 +51,8 @@ class Source:
     lines: Mapping[str, int] = field(default_factory=dict)
     declared: tuple[str, ...] = ()
     """Input files and directories that the analysis declares, relative to `root`."""
+    definition: Path | None = None
+    """Where the declared files are as the analysis gives them, when jobs may change those in `root`."""
     allow_execution: bool = True
     """False under `validate --no-exec`: nothing from the specification may be run."""
 

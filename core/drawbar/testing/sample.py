@@ -40,6 +40,7 @@ class Sample:
 
     def write(self, root: Path, **changes: Any) -> Source:
         """The sample's files in `root`, as a `Source` with `changes`."""
+        root.mkdir(parents=True, exist_ok=True)
         for name, text in self.files.items():
             path = root / name
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from drawbar.closure import Closure
 from drawbar.documents import load
 from drawbar.engine import (
     Engine,
@@ -24,6 +25,7 @@ from drawbar.engine import (
 from drawbar.errors import Problem, Severity, SpecError
 from drawbar.model import Input, JobResult, JobSpec, Outputs, Reason
 from drawbar.options import Options, did_you_mean, option
+from drawbar.paths import walk
 
 from drawbar_serial.steps import Reader, Step
 
@@ -47,7 +49,8 @@ class _Plan:
     steps: tuple[Step, ...]
     skipped: tuple[str, ...]
     reusable: bool
-    inputs: tuple[str, ...]
+    definition: Path
+    closure: Closure
     warnings: tuple[Problem, ...]
 
 
@@ -83,7 +86,7 @@ class SerialEngine(Engine):
                     image_required=True,
                     commands=step.commands,
                     depends_on=(plan.steps[number - 1].name,) if number else (),
-                    inputs=plan.inputs,
+                    inputs=plan.closure.inputs_of(step.commands),
                     hints=step.hints,
                     jobs=len(step.commands),
                     line=step.line,
@@ -139,13 +142,26 @@ def _plan(source: Source) -> _Plan:
         reader.wrong("", f"CACHE is on or off, not {options.CACHE!r}")
     if any(problem.severity is Severity.ERROR for problem in reader.problems):
         raise SpecError(reader.problems)
+    definition = source.definition or source.root
+    files = [file for name in source.declared for file in _files(definition, name)]
     return _Plan(
         steps=steps[first:end],
         skipped=tuple(step.name for step in steps[:first]),
         reusable=cache in ("on", "true") and first == 0,
-        inputs=source.declared,
+        definition=definition,
+        closure=Closure(definition, files, [text for step in steps for text in step.commands]),
         warnings=tuple(reader.problems),
     )
+
+
+def _files(root: Path, name: str) -> Iterator[str]:
+    """A declared file, or the files in a declared directory."""
+    if not (root / name).is_dir():
+        yield name
+        return
+    for entry in walk(root, name, "inputs.directories"):
+        if not entry.directory:
+            yield entry.path
 
 
 def _selection(
@@ -185,7 +201,9 @@ def _spec(plan: _Plan, step: Step, index: int, placement: Placement, jobs: JobCl
         image=placement.image if placement.container else None,
         image_required=placement.container,
         environment={"REANA_WORKSPACE": workspace, "REANA_WORKFLOW_UUID": jobs.run_id},
-        inputs=tuple(Input(path=str(jobs.workspace / name), name=name) for name in plan.inputs),
+        inputs=tuple(
+            Input(path=str(plan.definition / name), name=name) for name in plan.closure.inputs_of([command])
+        ),
         undeclared_outputs=True,
         resources=placement.resources,
         hints=placement.hints,

@@ -33,7 +33,7 @@ def expand(command: str, parameters: Mapping[str, Any]) -> Expansion:
             continue
         place = _place(command, match.start())
         if name is None:
-            piece = command[match.start() : match.start() + 12].split()[0]
+            piece = command[match.start() : match.start() + 12].split()[0].rstrip("'\"")
             expansion.mistakes.append((f"{place}: {piece!r} is no parameter", _LITERAL))
         elif name not in parameters:
             close = did_you_mean(name, parameters)
