@@ -136,7 +136,9 @@ def load_analysis(
         parameters=reader.overridden(own, parameters_file, parameters or {}),
         options={**analysis.options, **reader.options(options or {}, engines.get(analysis.engine))},
     )
-    problems = sorted(reader.problems, key=lambda problem: (problem.file != str(file), problem.line or 0))
+    problems = sorted(
+        reader.problems, key=lambda each: (each.file is None, each.file != str(file), each.line or 0)
+    )
     if any(problem.severity is Severity.ERROR for problem in problems):
         raise SpecError(problems)
     return replace(analysis, warnings=tuple(problems))

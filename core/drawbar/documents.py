@@ -138,7 +138,7 @@ def _read_yaml(text: str, builder: _Builder) -> None:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         what = getattr(error, "problem", None) or getattr(error, "reason", None) or "cannot be parsed"
-        line = mark.line + 1 if mark else line
+        line = min(mark.line + 1, text.rstrip().count("\n") + 1) if mark else line
         tabbed = mark is not None and re.match(r" *\t", "".join(text.split("\n", line)[line - 1 : line]))
         hint = "indent with spaces, not with tabs" if tabbed else None
         builder.fail(f"not valid YAML: {what}", line, hint)

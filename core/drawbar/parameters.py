@@ -111,5 +111,6 @@ def _typed(engine: type[Engine], key: str, given: Any) -> Any:
         with suppress(SpecError):
             engine.Options.parse({key: candidate}, where=key)
             return candidate
-    kinds = [info.type for info in engine.Options.declared() if key in (info.name, *info.aliases)]
-    raise SpecError(f"option {brief(key)} takes {kinds[0].removesuffix(' | None')}, not {brief(given)}")
+    (info,) = (info for info in engine.Options.declared() if key in (info.name, *info.aliases))
+    message = f"option {brief(key)} does not take the value {brief(given)}"
+    raise SpecError(Problem(message=message, hint=info.help or None))

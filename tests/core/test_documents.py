@@ -122,7 +122,7 @@ def test_json_has_lines_too(tmp_path):
         ("a:\n  b: .nan\n", 2, "'.nan' is not a finite number"),
         ("a: -.inf", 1, "'-.inf' is not a finite number"),
         ("a: 1.0e+999", 1, "'1.0e+999' is not a finite number"),
-        ("a: 1\nb: [1\n", 3, "not valid YAML"),
+        ("a: 1\nb: [1\n", 2, "not valid YAML"),
         ("a: 'b", 1, "not valid YAML"),
         ("a: \x01", 1, "not valid YAML"),
         ("a: *b", 1, "the alias *'b' has no anchor"),
