@@ -1,12 +1,15 @@
 """Serial workflows: REANA's semantics, and what a user is told when something is wrong."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 from drawbar.engine import Source, StepFailed
 from drawbar.errors import SettingsError, SpecError
 from drawbar.testing.memory import MemoryJobs
 from drawbar_serial.engine import SerialEngine
+from drawbar_serial.steps import HINTS
 
 
 @pytest.fixture
@@ -494,3 +497,13 @@ def test_a_bare_file_runs_and_its_mistakes_have_its_own_lines(workspace):
     assert (info.steps[0].line, info.files) == (2, ("flow.yaml",))
     SerialEngine().execute(bare, MemoryJobs(workspace))
     assert (workspace / "a").exists()
+
+
+# Documentation
+
+
+def test_every_key_and_option_is_documented():
+    page = (Path(__file__).parents[3] / "docs" / "reference" / "serial.md").read_text()
+    documented = set(re.findall(r"`(\w+)`", page))
+    assert documented >= {"name", "commands", "environment", *HINTS}
+    assert documented >= {each.name for each in SerialEngine.Options.declared()}
