@@ -16,7 +16,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
@@ -143,11 +143,9 @@ class Plugins:
         """Add the plugin of an entry point; never raises, what is wrong becomes a finding."""
         origin = _origin(entry)
         try:
-            plugin = entry.load()
+            self._add(entry.load(), origin)
         except (Exception, SystemExit) as error:
             self._find(origin, f"cannot be loaded from {entry.value!r}: {_describe(error)}", cause=error)
-            return
-        self._add(plugin, origin)
 
     def place(
         self,
@@ -369,13 +367,13 @@ def _unfit(kind: str, cls: Any) -> str | None:
     if inspect.isabstract(cls):
         return f"{where} lacks {', '.join(sorted(cls.__abstractmethods__))}"
     api = getattr(cls, "api", None)
-    if not isinstance(api, int):
+    if not isinstance(api, int) or isinstance(api, bool):
         return f"{where} does not say which plugin API it was written for: api = {API}"
     if api not in SUPPORTED_APIS:
         who = "drawbar" if api > API else "the plugin"
         return f"{kind} {name!r} needs plugin API {api}, this drawbar has {API}: upgrade {who}"
-    if not all(isinstance(each, feature) for each in cls.features):
-        return f"{where}: features must be members of {feature.__name__}"
+    if not isinstance(cls.features, Set) or not all(isinstance(each, feature) for each in cls.features):
+        return f"{where}: features must be a set of members of {feature.__name__}"
     for table in ("Options", "Hints"):
         options = getattr(cls, table, Options)
         if not (isinstance(options, type) and issubclass(options, Options)):
