@@ -35,7 +35,8 @@ class Analysis:
     """An analysis that has been read and found right.
 
     `root` is its directory and `document` its file, both absolute; every other path is relative to
-    `root` and in its shortest spelling. Inputs and workflow files exist.
+    `root` and in its shortest spelling. Input files and workflow files exist; an input directory may
+    be missing, since git keeps no empty ones.
     """
 
     root: Path
@@ -88,8 +89,9 @@ class Analysis:
         """All files and directories that a workspace gets copies of, sorted by path.
 
         Inputs, workflow files, the analysis' parameter file and its tests; directories with all
-        that is in them. The analysis file itself is not among them. Raises `SpecError` for what has
-        gone since the analysis was read, and for links that lead out of its directory.
+        that is in them (nothing, when one does not exist). The analysis file itself is not among
+        them. Raises `SpecError` for what has gone since the analysis was read, and for links that
+        lead out of its directory.
         """
         entries = {}
         for file in (*self.input_files, *self.workflow_files, self.parameters_file):
@@ -100,9 +102,12 @@ class Analysis:
             if os.path.lexists(self.root / file):
                 entries[file] = Entry(path=file, source=existing(self.root, file, "tests.files"))
         for directory in (*self.input_directories, *self.workflow_directories):
-            entries |= {
-                entry.path: entry for entry in walk(self.root, directory, "the analysis' directories")
-            }
+            source = self.root / directory
+            if os.path.lexists(source):
+                found = walk(self.root, directory, "the analysis' directories")
+                entries |= {entry.path: entry for entry in found}
+            else:
+                entries[directory] = Entry(path=directory, source=source, directory=True)
         return [entries[path] for path in sorted(entries)]
 
 
@@ -197,7 +202,7 @@ class _Reader(Fields):
                 if warning:
                     self.problems.append(self.placed(warning, "workflow.file"))
         input_files = self.paths("inputs.files", "file")
-        input_directories = self.paths("inputs.directories", "directory")
+        input_directories = self.paths("inputs.directories", "directory?")
         self.check_inputs()
         self.warn()
         return Analysis(
@@ -217,7 +222,7 @@ class _Reader(Fields):
             workflow_directories=self.paths("workflow.directories", "directory"),
             output_files=self.paths("outputs.files"),
             output_directories=self.paths("outputs.directories"),
-            test_files=self.paths("tests.files", "test"),
+            test_files=self.paths("tests.files", "file?"),
             resources=self.get("workflow.resources", dict),
             workspace=self.get("workspace", dict),
             version=self.get("version", str) or None,

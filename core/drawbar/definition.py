@@ -68,9 +68,11 @@ def find(path: Path) -> tuple[Path, str | None, Document | None]:
 
 
 def _in_directory(directory: Path) -> Path:
-    for name in ("reana.yaml", "reana.yml"):
-        if stat.S_ISREG(_mode(directory / name)):
-            return directory / name
+    found = [name for name in ("reana.yaml", "reana.yml") if stat.S_ISREG(_mode(directory / name))]
+    if len(found) == 2:
+        raise UsageError(f"{directory}: there are both {found[0]} and {found[1]} (name one of them)")
+    if found:
+        return directory / found[0]
     others = sorted(name for name in _names(directory) if re.fullmatch(r".*reana.*\.ya?ml", name))
     hint = f"name one of: {', '.join(others[:12])}" if others else "name a reana.yaml or a workflow file"
     raise UsageError(f"{directory}: there is no reana.yaml in this directory ({hint})")

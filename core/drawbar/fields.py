@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -54,8 +55,8 @@ class Fields:
     def path(self, pointer: str, text: str, kind: str | None) -> str | None:
         """The path in its shortest spelling; None when it is wrong.
 
-        A `file` or `directory` must exist and be written without `..`; a `test` should exist, and a
-        missing one is a warning; of any other, only the text matters.
+        A `file` or `directory` must exist and be written without `..`; a `file?` or `directory?`
+        may be missing, which is a warning; without a kind, only the text matters.
         """
         try:
             path = normal(text, pointer)
@@ -64,17 +65,19 @@ class Fields:
             return None
         if kind is None:
             return path
-        if kind != "test" and ".." in text.split("/"):
+        if ".." in text.split("/"):
             self.problem(pointer, f"{brief(text)} contains '..'", f"write {brief(path)}")
             return None
+        missing = not os.path.lexists(self.root / path)
+        if missing and kind.endswith("?"):
+            what = "an empty directory stands in for it" if kind == "directory?" else "it is left out"
+            self.warning(pointer, f"{brief(text)} does not exist", what)
+            return path
         try:
-            existing(self.root, path, pointer, directory=kind == "directory")
+            existing(self.root, path, pointer, directory=kind.startswith("directory"))
         except SpecError as error:
-            severity = Severity.WARNING if kind == "test" else Severity.ERROR
-            self.problems += [
-                replace(self.placed(each, pointer), severity=severity) for each in error.problems
-            ]
-            return path if kind == "test" else None
+            self.problems += [self.placed(problem, pointer) for problem in error.problems]
+            return None
         return path
 
     def problem(

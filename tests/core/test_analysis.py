@@ -339,6 +339,16 @@ def test_the_newer_fields(place):
     ]
 
 
+def test_a_directory_that_git_did_not_keep(place):
+    write("code/hello.py")
+    write("reana.yaml", SERIAL.replace("inputs:\n", "inputs:\n  directories: [histograms/]\n"))
+    analysis = read()
+    (warning,) = analysis.warnings
+    assert str(warning).startswith("reana.yaml:2: inputs.directories.0: 'histograms/' does not exist")
+    entry = analysis.contents()[-1]
+    assert (entry.path, entry.directory) == ("histograms", True)
+
+
 # Where an analysis is.
 
 
@@ -347,6 +357,9 @@ def test_the_directory_may_hold_reana_yml(place):
     write("reana.yml", SERIAL)
     assert read().document == place / "reana.yml"
     assert read(place.parent / "place").root == place
+    write("reana.yaml", SERIAL)
+    with pytest.raises(UsageError, match=r"both reana.yaml and reana.yml"):
+        read()
 
 
 def test_an_analysis_by_another_name(place):
@@ -587,6 +600,16 @@ MISTAKES = [
         "    - code/hello.py",
         "    - code/../code/hello.py",
         "3: inputs.files.0: 'code/../code/hello.py' contains '..' (write 'code/hello.py')",
+    ),
+    (
+        "    - code/hello.py",
+        "    - code/hello.py\n  directories:\n    - out",
+        "5: inputs.directories.0: 'out' is a symbolic link that leads out",
+    ),
+    (
+        "  type: serial",
+        "  type: serial\n  directories: [lib]",
+        "9: workflow.directories.0: 'lib' does not exist",
     ),
     (
         "    - code/hello.py",
