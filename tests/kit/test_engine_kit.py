@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import time
+import tomllib
 import uuid
 import wave  # noqa: F401 (stands for the library of an engine that imports it too early)
 from dataclasses import replace
@@ -439,3 +440,21 @@ def test_a_child_can_leave_without_unwinding(tmp_path):
 
     assert forked(work, 60) == JobResult(exit_code=0)
     assert not (tmp_path / "unwound").exists()
+
+
+def test_the_examples_own_tests_pass():
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", ".", EXAMPLE.parent],
+        cwd=EXAMPLE.parent,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_example_announces_its_engine():
+    project = tomllib.loads((EXAMPLE.parent / "pyproject.toml").read_text())
+    assert project["project"]["entry-points"]["drawbar"] == {RecipesEngine.name: EXAMPLE.stem}
+    assert example().drawbar_register_engines() == [RecipesEngine]

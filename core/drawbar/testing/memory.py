@@ -118,6 +118,7 @@ class MemoryJobs:
         self._settled: set[Name] = set()
         self._ended = 0
         self._asked_directories: dict[str, tuple[int, ...]] = {}
+        self._looked_up: set[str] = set()
 
     def restarted(self, **changes: Any) -> MemoryJobs:
         """A new client for a new start of the engine, over the same memory and workspace.
@@ -158,7 +159,8 @@ class MemoryJobs:
     def directory(self, identity: str) -> Path:
         """A directory beside the workspace; from here on it may change only once the job is looked up."""
         path = self._private(identity)
-        self._asked_directories.setdefault(identity, _state(path))
+        if identity not in self._looked_up:
+            self._asked_directories.setdefault(identity, _state(path))
         return path
 
     def key(self, spec: JobSpec) -> str:
@@ -339,6 +341,7 @@ class MemoryJobs:
 
     def _check_untouched(self, spec: JobSpec) -> None:
         """The private directory must be as it was when the engine was told its path."""
+        self._looked_up.add(spec.identity)
         before = self._asked_directories.pop(spec.identity, None)
         path = self._private(spec.identity)
         if before is not None and _state(path) != before:
