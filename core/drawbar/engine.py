@@ -179,7 +179,7 @@ class JobClient(Protocol):
         For a running one the result comes from `wait`. A miss is prepared, by calling `prepare` in
         this thread (clear and stage files there), and handed over; `prepare` is called again, from
         `wait`, before a later attempt of the same job. No `prepare` is called for a job that is not
-        proven dead. Blocks while more jobs are in flight than the run's limit.
+        proven dead.
         """
 
     def wait(self) -> Executed | None:

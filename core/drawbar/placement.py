@@ -1,0 +1,147 @@
+"""Which backend runs a job, and whether in its image. The one place where that is decided."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from drawbar.backend import Backend, BackendFeature
+from drawbar.engine import Placement
+from drawbar.errors import Problem, SettingsError, Unsupported
+from drawbar.model import JobSpec, Resources
+from drawbar.plugins import Plugins
+from drawbar.settings import Containers, Settings
+
+BACKEND_HINT = "compute_backend"
+"""The hint, in REANA's spelling, that asks for a backend by name."""
+
+
+@dataclass(slots=True)
+class Placer:
+    """Places jobs on the backends of one run; makes each backend object when it is first needed.
+
+    `backend` is what the user asked for and wins over everything; `containers` is the user's word
+    on images, where it differs from the settings.
+    """
+
+    settings: Settings
+    plugins: Plugins
+    backend: str | None = None
+    containers: Containers | None = None
+    backends: dict[str, Backend] = field(default_factory=dict)
+
+    def place(
+        self,
+        *,
+        step: str,
+        image: str | None = None,
+        image_required: bool = False,
+        resources: Resources = Resources(),  # noqa: B008 (frozen)
+        hints: Mapping[str, Any] = {},
+    ) -> Placement:
+        """Where a job with these needs will run.
+
+        Raises `Unsupported` naming the step, the reason and the remedy when it can run nowhere, and
+        `PluginError` or `SettingsError` when the backend asked for cannot be used.
+        """
+        name = self._choose(step, image, resources, hints)
+        backend = self.get(name)
+        image = self.settings.images.aliases.get(image, image) if image else None
+        container = self._container(name, backend, step, image, image_required)
+        try:
+            mine = _understood(backend, hints)
+            resources = backend.resources(backend.Hints.parse(mine, where=f"step {step}"), resources)
+        except SettingsError as error:
+            raise Unsupported(error.problems) from error
+        except ValueError as error:
+            raise Unsupported(Problem(message=str(error), step=step)) from error
+        placement = Placement(
+            backend=name,
+            container=container,
+            image=image,
+            resources=resources,
+            hints={name: mine} if mine else {},
+        )
+        self._refuse(backend, placement, step)
+        return placement
+
+    def get(self, name: str) -> Backend:
+        """The backend of a name that settings or plugins know, made once."""
+        if name not in self.backends:
+            self.backends[name] = self.settings.create_backend(name, self.plugins)
+        return self.backends[name]
+
+    def _choose(self, step: str, image: str | None, resources: Resources, hints: Mapping[str, Any]) -> str:
+        if self.backend is not None:
+            return self.backend
+        known = [*self.settings.backends, *(set(self.plugins.backends) - set(self.settings.backends))]
+        wish = hints.get(BACKEND_HINT)
+        if wish is not None:
+            if not isinstance(wish, str) or wish not in known:
+                raise Unsupported(
+                    Problem(
+                        message=f"asks for the backend {wish!r}, and there is none of that name",
+                        step=step,
+                        hint=f"name one in drawbar.toml as [backends.{wish}], or choose with --backend: "
+                        + ", ".join(sorted(known)),
+                    )
+                )
+            return wish
+        policy = self.plugins.place(step=step, image=image, resources=resources, hints=hints, backends=known)
+        return policy or self.settings.backend
+
+    def _container(
+        self, name: str, backend: Backend, step: str, image: str | None, image_required: bool
+    ) -> bool:
+        if image is None:
+            return False
+        choice = self.containers or self.settings.containers
+        if choice is Containers.NONE:
+            return False
+        if BackendFeature.CONTAINERS in backend.features:
+            return True
+        if not image_required:
+            return False
+        raise Unsupported(
+            Problem(
+                message=f"needs the image {image}, and the backend {name!r} has no containers",
+                step=step,
+                hint="run it without images with --no-container, or choose a backend that has them "
+                "with --backend",
+            )
+        )
+
+    def _refuse(self, backend: Backend, placement: Placement, step: str) -> None:
+        probe = JobSpec(
+            identity=step,
+            name=step,
+            step=step,
+            argv=("true",),
+            directory="/",
+            canonical=None,
+            image=placement.image if placement.container else None,
+            resources=placement.resources,
+            hints=placement.hints,
+        )
+        why = backend.refuses(probe)
+        if why:
+            message = f"cannot run on the backend {placement.backend!r}: {why}"
+            raise Unsupported(
+                Problem(message=message, step=step, hint="ask for less, or choose another with --backend")
+            )
+
+
+def known_hints(plugins: Plugins) -> set[str]:
+    """Every hint that some installed backend understands."""
+    return {BACKEND_HINT} | {
+        name
+        for backend in plugins.backends.values()
+        for info in backend.Hints.declared()
+        for name in (info.name, *info.aliases)
+    }
+
+
+def _understood(backend: Backend, hints: Mapping[str, Any]) -> dict[str, Any]:
+    names = {name for info in backend.Hints.declared() for name in (info.name, *info.aliases)}
+    return {name: value for name, value in hints.items() if name in names}

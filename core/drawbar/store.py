@@ -1,0 +1,410 @@
+"""The durable record of a run: its state, its lease, and every attempt of every job.
+
+One SQLite file in the run's directory, written only by the driver that holds the lease. Writes are
+gathered in one transaction and made durable together by `commit`: the driver commits once per round
+of its loop, before it acts on what it decided. Every commit checks the lease's epoch, so that a
+driver that lost its run cannot write. Anybody may read, at any time.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from drawbar.backend import Attempt
+from drawbar.codec import decode, encode
+from drawbar.errors import LeaseError, StoreError
+from drawbar.lease import Lease
+from drawbar.model import FileRecord, JobResult, JobSpec, JobState, RunState
+
+SCHEMA_VERSION = 1
+
+_SCHEMA = """
+CREATE TABLE run (
+    id TEXT PRIMARY KEY, state TEXT NOT NULL, message TEXT NOT NULL DEFAULT '',
+    started REAL, finished REAL, total INTEGER, facts TEXT NOT NULL DEFAULT '{}'
+) WITHOUT ROWID;
+CREATE TABLE lease (
+    one INTEGER PRIMARY KEY CHECK (one = 1), host TEXT NOT NULL, boot TEXT NOT NULL, pid INTEGER NOT NULL,
+    started TEXT NOT NULL, heartbeat REAL NOT NULL, epoch INTEGER NOT NULL
+);
+CREATE TABLE attempt (
+    tag TEXT PRIMARY KEY, run TEXT NOT NULL, identity TEXT NOT NULL, try INTEGER NOT NULL,
+    number INTEGER NOT NULL, step TEXT NOT NULL, name TEXT NOT NULL, key TEXT NOT NULL,
+    document TEXT NOT NULL, spec TEXT NOT NULL, record TEXT NOT NULL, backend TEXT NOT NULL,
+    state TEXT NOT NULL, native_state TEXT NOT NULL DEFAULT '', native_id TEXT NOT NULL DEFAULT '',
+    message TEXT NOT NULL DEFAULT '', batch TEXT NOT NULL DEFAULT '', created REAL NOT NULL,
+    submitted REAL, result TEXT, outcome TEXT, value TEXT, outputs TEXT, deleted TEXT, origin TEXT
+);
+CREATE INDEX attempt_of_job ON attempt (run, identity, try, number);
+CREATE TABLE consumed (run TEXT NOT NULL, path TEXT NOT NULL, PRIMARY KEY (run, path)) WITHOUT ROWID;
+CREATE TABLE source (
+    run TEXT NOT NULL, path TEXT NOT NULL, sha256 TEXT NOT NULL, PRIMARY KEY (run, path)
+) WITHOUT ROWID;
+"""
+
+ACCEPTED = "accepted"
+REJECTED = "rejected"
+DISCARDED = "discarded"
+"""What became of an ended attempt: the engine took its outputs, refused them, or they no longer count."""
+
+
+@dataclass(slots=True)
+class AttemptRow:
+    """An attempt as it is stored. JSON columns are decoded when asked for."""
+
+    tag: str
+    run: str
+    identity: str
+    try_number: int
+    number: int
+    step: str
+    name: str
+    key: str
+    document: str
+    spec_json: str
+    record: str
+    backend: str
+    state: JobState
+    native_state: str = ""
+    native_id: str = ""
+    message: str = ""
+    batch: str = ""
+    created: float = 0.0
+    submitted: float | None = None
+    result_json: str | None = None
+    outcome: str | None = None
+    value: str | None = None
+    outputs: str | None = None
+    deleted: str | None = None
+    origin: str | None = None
+    """The run whose job answered for this one, when it came from the cache."""
+
+    @property
+    def spec(self) -> JobSpec:
+        """What was asked for."""
+        return decode(JobSpec, json.loads(self.spec_json))
+
+    @property
+    def result(self) -> JobResult | None:
+        """What came of it; None while it has not ended."""
+        return decode(JobResult, json.loads(self.result_json)) if self.result_json else None
+
+    @property
+    def records(self) -> list[FileRecord]:
+        """Its outputs as accepted."""
+        return [decode(FileRecord, each) for each in json.loads(self.outputs or "[]")]
+
+    def attempt(self, workspace: str) -> Attempt:
+        """The attempt as backends know it."""
+        return Attempt(
+            tag=self.tag,
+            run=self.run,
+            number=self.number,
+            record=self.record,
+            workspace=workspace,
+            spec=self.spec,
+        )
+
+
+_COLUMNS = (
+    "tag, run, identity, try, number, step, name, key, document, spec, record, backend, state, native_state, "
+    "native_id, message, batch, created, submitted, result, outcome, value, outputs, deleted, origin"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRow:
+    """A run as it is stored. `facts` is what else is known of it, such as versions."""
+
+    id: str
+    state: RunState
+    message: str
+    started: float | None
+    finished: float | None
+    total: int | None
+    facts: Mapping[str, Any]
+
+
+class Store:
+    """A run's store, opened for reading; `acquire` makes this process its writer."""
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        self.path = path
+        self._epoch: int | None = None
+        self._dirty = False
+        with self._naming("open"):
+            mode = "ro" if read_only else "rwc"
+            self._db = sqlite3.connect(
+                f"{path.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None, timeout=30
+            )
+            if not read_only:
+                self._prepare()
+
+    def _prepare(self) -> None:
+        # On file systems where WAL's shared memory cannot work SQLite keeps its rollback journal.
+        self._db.execute(f"PRAGMA journal_mode = {'DELETE' if on_network(self.path) else 'WAL'}")
+        self._db.execute("PRAGMA synchronous = FULL")
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            self._db.execute("BEGIN IMMEDIATE")
+            if self._db.execute("PRAGMA user_version").fetchone() == (0,):
+                for statement in _SCHEMA.split(";"):
+                    self._db.execute(statement)
+                self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            self._db.execute("COMMIT")
+        elif version != SCHEMA_VERSION:
+            raise StoreError(
+                f"{self.path} has version {version}, this drawbar reads version {SCHEMA_VERSION}; "
+                "use the drawbar that made it"
+            )
+
+    # the lease
+
+    def lease(self) -> Lease | None:
+        """The lease as it is stored, held or given back."""
+        with self._naming("read"):
+            row = self._db.execute("SELECT host, boot, pid, started, heartbeat, epoch FROM lease").fetchone()
+        if row is None:
+            return None
+        host, boot, pid, started, heartbeat, epoch = row
+        return Lease(host=host, boot=boot, pid=pid, started=started, heartbeat=heartbeat, epoch=epoch)
+
+    def acquire(self, *, take_over: bool = False) -> None:
+        """Become the one writer.
+
+        `LeaseError` when another driver is, or may be, alive; `take_over` is the user's word that a
+        silent one on another host is not.
+        """
+        with self._naming("lease"):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                held = self.lease()
+                if held is not None and held.pid and not held.takeable:
+                    if held.alive is not False:
+                        raise LeaseError(f"the run is driven by {held}; wait for it, or cancel it there")
+                    if not take_over:
+                        raise LeaseError(
+                            f"the run was driven by {held}, which has been silent for "
+                            f"{time.time() - held.heartbeat:.0f} s; if it is gone for good, say --take-over"
+                        )
+                own = Lease.own()
+                self._epoch = (held.epoch if held else 0) + 1
+                self._db.execute(
+                    "INSERT OR REPLACE INTO lease VALUES (1, ?, ?, ?, ?, ?, ?)",
+                    (own.host, own.boot, own.pid, own.started, own.heartbeat, self._epoch),
+                )
+                self._db.execute("COMMIT")
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+
+    def beat(self) -> None:
+        """Show that this driver lives; part of the next commit."""
+        self._write("UPDATE lease SET heartbeat = ?", [(time.time(),)])
+
+    def release(self) -> None:
+        """Give the lease back, with everything written so far."""
+        self._write("UPDATE lease SET pid = 0", [()])
+        self.commit()
+        self._epoch = None
+
+    # writing
+
+    def commit(self) -> None:
+        """Make everything written since the last commit durable, all or nothing.
+
+        `LeaseError` when another driver took the run over; nothing of it is written then.
+        """
+        if not self._dirty:
+            return
+        with self._naming("write"):
+            self._db.execute("COMMIT")
+        self._dirty = False
+
+    def _write(self, statement: str, rows: Iterable[Sequence[Any]]) -> None:
+        with self._naming("write"):
+            if not self._dirty:
+                self._db.execute("BEGIN IMMEDIATE")
+                self._dirty = True
+                (epoch,) = self._db.execute("SELECT epoch FROM lease").fetchone() or (None,)
+                if self._epoch is None or epoch != self._epoch:
+                    self._db.execute("ROLLBACK")
+                    self._dirty = False
+                    raise LeaseError("another driver took this run over; this one stops")
+            self._db.executemany(statement, rows)
+
+    def rollback(self) -> None:
+        """Drop what was written since the last commit, after an error."""
+        if self._dirty:
+            self._dirty = False
+            with self._naming("roll back"):
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+
+    def add_run(self, run: str) -> None:
+        """A new run, in state created; it may be there already."""
+        self._write("INSERT OR IGNORE INTO run (id, state) VALUES (?, 'created')", [(run,)])
+
+    def set_run(self, run: str, **values: Any) -> None:
+        """Change columns of a run: state, message, started, finished, total, facts."""
+        if "facts" in values:
+            values["facts"] = json.dumps(values["facts"])
+        columns = ", ".join(f"{name} = ?" for name in values)
+        self._write(f"UPDATE run SET {columns} WHERE id = ?", [(*values.values(), run)])  # noqa: S608
+
+    def add_attempts(self, rows: Sequence[AttemptRow]) -> None:
+        """New attempts."""
+        marks = ", ".join("?" * 25)
+        self._write(
+            f"INSERT INTO attempt ({_COLUMNS}) VALUES ({marks})",  # noqa: S608
+            [
+                (
+                    *(row.tag, row.run, row.identity, row.try_number, row.number, row.step, row.name),
+                    *(row.key, row.document, row.spec_json, row.record, row.backend, row.state),
+                    *(row.native_state, row.native_id, row.message, row.batch, row.created, row.submitted),
+                    *(row.result_json, row.outcome, row.value, row.outputs, row.deleted, row.origin),
+                )
+                for row in rows
+            ],
+        )
+
+    def set_states(self, rows: Sequence[AttemptRow]) -> None:
+        """Write state, native state and id, message, batch, time of submission and result of attempts."""
+        self._write(
+            "UPDATE attempt SET state = ?, native_state = ?, native_id = ?, message = ?, batch = ?, "
+            "submitted = ?, result = ?, spec = ? WHERE tag = ?",
+            [
+                (
+                    *(row.state, row.native_state, row.native_id, row.message, row.batch),
+                    *(row.submitted, row.result_json, row.spec_json, row.tag),
+                )
+                for row in rows
+            ],
+        )
+
+    def set_outcomes(self, rows: Sequence[AttemptRow]) -> None:
+        """Write what became of attempts: outcome, result, value, outputs."""
+        self._write(
+            "UPDATE attempt SET outcome = ?, result = ?, state = ?, value = ?, outputs = ?, deleted = ? "
+            "WHERE tag = ?",
+            [
+                (row.outcome, row.result_json, row.state, row.value, row.outputs, row.deleted, row.tag)
+                for row in rows
+            ],
+        )
+
+    def add_consumed(self, run: str, paths: Iterable[str]) -> None:
+        """Outputs that the engine deleted on purpose."""
+        self._write("INSERT OR IGNORE INTO consumed VALUES (?, ?)", [(run, path) for path in paths])
+
+    def set_sources(self, run: str, digests: Mapping[str, str]) -> None:
+        """The source files of a run's workspace, by relative path, replacing those before."""
+        self._write("DELETE FROM source WHERE run = ?", [(run,)])
+        self._write("INSERT INTO source VALUES (?, ?, ?)", [(run, *item) for item in digests.items()])
+
+    # reading
+
+    def run(self, run: str) -> RunRow | None:
+        """A run by its id."""
+        with self._naming("read"):
+            row = self._db.execute(
+                "SELECT id, state, message, started, finished, total, facts FROM run WHERE id = ?", (run,)
+            ).fetchone()
+        if row is None:
+            return None
+        name, state, message, started, finished, total, facts = row
+        return RunRow(
+            id=name,
+            state=RunState(state),
+            message=message,
+            started=started,
+            finished=finished,
+            total=total,
+            facts=json.loads(facts),
+        )
+
+    def attempts(self, run: str) -> Iterator[AttemptRow]:
+        """Every attempt of a run, in order of creation."""
+        with self._naming("read"):
+            rows = self._db.execute(
+                f"SELECT {_COLUMNS} FROM attempt WHERE run = ? ORDER BY created, rowid",  # noqa: S608
+                (run,),
+            ).fetchall()
+        for row in rows:
+            found = AttemptRow(*row)
+            found.state = JobState(found.state)
+            yield found
+
+    def consumed(self, run: str) -> set[str]:
+        """Outputs that the engine deleted on purpose."""
+        with self._naming("read"):
+            return {row[0] for row in self._db.execute("SELECT path FROM consumed WHERE run = ?", (run,))}
+
+    def sources(self, run: str) -> dict[str, str]:
+        """Digests of the source files in the workspace, by relative path."""
+        with self._naming("read"):
+            return dict(self._db.execute("SELECT path, sha256 FROM source WHERE run = ?", (run,)))
+
+    def close(self) -> None:
+        """Close the file; what was not committed is dropped."""
+        self.rollback()
+        self._db.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextmanager
+    def _naming(self, action: str) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise StoreError(f"cannot {action} the store {self.path}: {error}") from error
+
+
+_NETWORK = frozenset(
+    {
+        "nfs",
+        "nfs4",
+        "cifs",
+        "smb3",
+        "lustre",
+        "beegfs",
+        "gpfs",
+        "ceph",
+        "afs",
+        "9p",
+        "fuse.sshfs",
+        "fuse.eosxd",
+    }
+)
+
+
+def on_network(path: Path) -> bool:
+    """Whether a file lies on a network file system, as far as the mount table tells."""
+    try:
+        mounts = Path("/proc/self/mounts").read_text().splitlines()
+    except OSError:
+        return False
+    place = path.absolute().resolve()
+    best, kind = "", ""
+    for line in mounts:
+        _, point, file_system, *_ = line.split(" ")
+        point = point.replace("\\040", " ")
+        if len(point) >= len(best) and (point == "/" or f"{place}/".startswith(f"{point}/")):
+            best, kind = point, file_system
+    return kind in _NETWORK
+
+
+def dumps(value: Any) -> str:
+    """A dataclass or JSON value as compact JSON text."""
+    return json.dumps(encode(value), separators=(",", ":"))
