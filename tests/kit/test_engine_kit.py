@@ -458,3 +458,9 @@ def test_the_example_announces_its_engine():
     project = tomllib.loads((EXAMPLE.parent / "pyproject.toml").read_text())
     assert project["project"]["entry-points"]["drawbar"] == {RecipesEngine.name: EXAMPLE.stem}
     assert example().drawbar_register_engines() == [RecipesEngine]
+
+
+def test_every_fixture_is_documented():
+    page = (EXAMPLE.parents[2] / "docs" / "writing-an-engine.md").read_text()
+    fixtures = set(SAMPLES) - {"samples"}
+    assert fixtures <= set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))

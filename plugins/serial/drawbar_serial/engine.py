@@ -155,13 +155,13 @@ def _plan(source: Source) -> _Plan:
 
 
 def _files(root: Path, name: str) -> Iterator[str]:
-    """A declared file, or the files in a declared directory."""
-    if not (root / name).is_dir():
+    """A declared file, or the files in a declared directory; nothing for what is not there."""
+    if (root / name).is_dir():
+        for entry in walk(root, name, "inputs.directories"):
+            if not entry.directory:
+                yield entry.path
+    elif (root / name).exists():
         yield name
-        return
-    for entry in walk(root, name, "inputs.directories"):
-        if not entry.directory:
-            yield entry.path
 
 
 def _selection(

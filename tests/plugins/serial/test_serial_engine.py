@@ -290,6 +290,16 @@ def test_inputs_are_read_where_no_job_changes_them(workspace, tmp_path):
     assert len(keys) == 1
 
 
+def test_what_jobs_write_into_a_declared_directory_is_no_input(workspace, tmp_path):
+    definition = tmp_path / "definition"
+    definition.mkdir()
+    steps = [step("mkdir -p histograms && echo 1 > histograms/a"), step("ls histograms > list")]
+    changes = {"declared": ("histograms",), "definition": definition}
+    first = execute(workspace, *steps, **changes)
+    assert all(spec.inputs == () for spec in first.specs.values())
+    assert execute(workspace, *steps, jobs=first.restarted(), **changes).submitted == []
+
+
 # Choosing steps
 
 
