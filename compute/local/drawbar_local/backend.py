@@ -189,16 +189,25 @@ class LocalBackend(Backend):
         unknown = []
         with self._finding:
             with self._lock:
+                under_way = {
+                    job.batch for each in attempts if (job := self._jobs.get(each.tag)) and job.batch
+                }
+            for batch in under_way:
+                batch.complete.wait(self.deadline_s / 2)
+            with self._lock:
+                turn = self._turn
                 for attempt in attempts:
                     job = self._jobs.get(attempt.tag)
-                    if job and job.batch is None:
+                    if job and job.batch:
+                        raise BackendError(f"{attempt.spec.name} is still being submitted", transient=True)
+                    if job:
                         answer[attempt.tag] = _running(attempt.tag, job.native_id)
                     elif attempt.tag in self._strays:
                         answer[attempt.tag] = _running(attempt.tag, message=_REST)
                     else:
                         unknown.append(attempt)
             try:
-                self._look_up(unknown, answer)
+                self._look_up(unknown, turn, answer)
             except OSError as error:
                 raise BackendError(
                     f"the records of local jobs cannot be read: {error}", transient=True
@@ -207,9 +216,15 @@ class LocalBackend(Backend):
 
     def cancel(self, attempts: Sequence[Attempt]) -> None:
         """TERM to the job's process group, KILL after the grace."""
+        self._stop(attempts)
         with self._lock:
             known = self._jobs.keys() | self._strays.keys() | self._told
-        self.find([each for each in attempts if each.tag not in known and Path(each.record).exists()])
+        unknown = [each for each in attempts if each.tag not in known and Path(each.record).exists()]
+        if unknown:
+            self.find(unknown)
+            self._stop(unknown)
+
+    def _stop(self, attempts: Sequence[Attempt]) -> None:
         by_link: dict[Link, list[str]] = {}
         with self._lock:
             for attempt in attempts:
@@ -217,10 +232,8 @@ class LocalBackend(Backend):
                     by_link.setdefault(job.link, []).append(attempt.tag)
             strays = {each.tag: each.record for each in attempts if each.tag in self._strays}
         for link, tags in by_link.items():
-            try:
+            with contextlib.suppress(OSError):  # its supervisor is dead: they are being ended
                 link.send("cancel", tags)
-            except OSError:
-                continue  # its supervisor is dead: they are being ended
         if strays:
             processes.kill(strays)
 
@@ -301,11 +314,11 @@ class LocalBackend(Backend):
 
     # Finding
 
-    def _look_up(self, attempts: Sequence[Attempt], answer: dict[str, JobStatus]) -> None:
+    def _look_up(self, attempts: Sequence[Attempt], turn: int, answer: dict[str, JobStatus]) -> None:
         alive: dict[str, list[Attempt]] = {}
         gone = []
         for attempt in attempts:
-            record = self._record(attempt)
+            record = self._record(attempt, turn)
             if record is None:
                 continue
             if record.held:
@@ -332,14 +345,14 @@ class LocalBackend(Backend):
                     _running(attempt.tag, message=_REST) if attempt.tag in left else _lost(attempt)
                 )
 
-    def _record(self, attempt: Attempt) -> records.Record | None:
+    def _record(self, attempt: Attempt, turn: int) -> records.Record | None:
         """The record of an attempt that was claimed, or None; then it cannot be claimed any more."""
         end = time.monotonic() + _CLAIM_S
         while True:
             record = records.read(attempt.record)
             if record and record.claim:
                 return record
-            if not (record and record.held) and records.void(attempt.record, self._issuer, self._turn):
+            if not (record and record.held) and records.void(attempt.record, self._issuer, turn):
                 return None
             if record and time.monotonic() > end:
                 return record  # locked by somebody who died between claim and start, but for the job

@@ -3,8 +3,8 @@
 Used by the supervisor, so standard library only, and little of it.
 """
 
-# Importing pathlib and contextlib would cost more than all the rest.
-# ruff: noqa: PTH, SIM105
+# Importing pathlib would cost more than all the rest.
+# ruff: noqa: PTH110, PTH113
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ NOT_FOUND = 127
 NOT_STARTED = 126
 """Exit codes of commands that are not there, and of those that cannot be started: as shells have it."""
 
+_SPARE_FILES = 100
 _BUSY = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 
 
@@ -46,7 +47,18 @@ class Launcher:
         self._commands: dict[tuple[str, str], str] = {}
         self._ignored = [each for each in signal.valid_signals() if signal.getsignal(each) is signal.SIG_IGN]
         self._limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._raised = _raise_limit(self._limits)
+        self._raised: tuple[int, int] | None = None
+        self._low = [os.open(os.devnull, os.O_RDONLY) for _ in range(4)]
+
+    def make_room(self, files: int) -> None:
+        """Let this process, though not its jobs, have as many files open as it may, when it comes to that."""
+        soft, hard = self._limits
+        if files + _SPARE_FILES > soft != hard and not self._raised:
+            try:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+                self._raised = (hard, hard)
+            except (OSError, ValueError):
+                self._limits = (soft, soft)  # macOS calls its hard limit infinite, and allows less
 
     def start(
         self,
@@ -94,6 +106,7 @@ class Launcher:
         path = self._resolve(argv[0], search)
         try:
             if self._raised:  # the job gets the limit that the user has
+                actions = self._lowered(actions)
                 resource.setrlimit(resource.RLIMIT_NOFILE, self._limits)
             return os.posix_spawn(
                 path,
@@ -119,6 +132,14 @@ class Launcher:
         finally:
             if self._raised:
                 resource.setrlimit(resource.RLIMIT_NOFILE, self._raised)
+                for low in self._low:  # let go of the lock
+                    os.dup2(0, low, inheritable=False)
+
+    def _lowered(self, actions: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+        """The same with descriptors below the job's limit, as posix_spawn wants them."""
+        for low, (_, source, _) in zip(self._low, actions, strict=False):
+            os.dup2(source, low, inheritable=False)
+        return [(kind, low, target) for low, (kind, _, target) in zip(self._low, actions, strict=False)]
 
     def _resolve(self, command: str, search: str) -> str:
         """What execvp would run: the first executable file of that name in the job's own PATH."""
@@ -150,19 +171,6 @@ def _open(what: str, path: str, flags: int) -> int:
         raise CannotStart(NOT_STARTED, f"{what} {path!r}: {_why(error)}") from error
     os.set_blocking(descriptor, True)
     return descriptor
-
-
-def _raise_limit(limits: tuple[int, int]) -> tuple[int, int] | None:
-    """Let this process have as many files open as it may: two for each job. None when it can already."""
-    soft, hard = limits
-    wanted = (hard, hard)
-    if soft == hard:
-        return None
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, wanted)
-    except (OSError, ValueError):
-        return None  # macOS calls its hard limit infinite, and allows less
-    return wanted
 
 
 def _why(error: Exception) -> str:

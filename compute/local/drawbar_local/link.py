@@ -67,7 +67,7 @@ class Link:
     def receive(self) -> list[Any] | None:
         """The messages that came in. None at the end of the connection."""
         try:
-            data = self.connection.recv(1 << 20)
+            data = self.connection.recv(1 << 16)
         except OSError:
             return None
         if not data:

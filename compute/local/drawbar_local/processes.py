@@ -8,7 +8,7 @@ Used by the supervisor, so standard library only, and little of it.
 """
 
 # Importing pathlib and contextlib would cost more than all the rest.
-# ruff: noqa: PTH, SIM105
+# ruff: noqa: PTH110, PTH116, PTH123, PTH208, SIM105
 
 from __future__ import annotations
 

@@ -15,8 +15,8 @@ the process ids; a free one with an end means ended, and a free one without an e
 Used by the supervisor, so standard library only, and little of it.
 """
 
-# Importing pathlib and contextlib would cost more than all the rest.
-# ruff: noqa: PTH, SIM105
+# Importing pathlib would cost more than all the rest.
+# ruff: noqa: PTH102, PTH103, PTH106, PTH108
 
 from __future__ import annotations
 

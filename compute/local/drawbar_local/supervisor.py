@@ -21,7 +21,7 @@ Standard library only, and little of it: it starts in about 20 ms of CPU and sta
 """
 
 # Importing pathlib and contextlib would cost more than all the rest.
-# ruff: noqa: PTH, SIM105
+# ruff: noqa: PTH108, SIM105
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ class Driver:
     def messages(self) -> list[Any] | None:
         """The whole messages that came in. None at the end of the connection."""
         try:
-            data = self.connection.recv(1 << 20)
+            data = self.connection.recv(1 << 16)
         except BlockingIOError:
             return []
         except OSError:
@@ -281,6 +281,7 @@ class Supervisor:
     def _start_some(self) -> None:
         if not self._waiting or time.monotonic() < self._busy_until:
             return
+        self._launcher.make_room(2 * len(self._running))
         for _ in range(min(STARTS_PER_TURN, len(self._waiting))):
             job = self._waiting.popleft()
             try:
