@@ -126,6 +126,8 @@ class Backend(ABC):
     """What a step may say to this backend; REANA's spellings are aliases of its fields."""
     deadline_s: ClassVar[float] = 60.0
     """How long one call of a method may take before drawbar stops waiting for it."""
+    grace_s: ClassVar[float] = 30.0
+    """How long after a submit in doubt a job that `find` does not see may still turn up."""
 
     def __init__(self, options: BaseOptions) -> None:
         self.options = options

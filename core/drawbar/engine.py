@@ -217,7 +217,10 @@ class Engine(ABC):
     features: ClassVar[frozenset[EngineFeature]] = frozenset()
     Options: ClassVar[type[BaseOptions]] = BaseOptions
     """The engine's operational options (`inputs.options` of an analysis, `-o` on the command line)."""
-    interpreter: ClassVar[str | None] = None
+
+    @classmethod
+    def preload(cls) -> None:
+        """Import what `inspect` and `execute` need, so that a warm parent does it once for many runs."""
 
     @abstractmethod
     def recognises(self, path: Path) -> bool:

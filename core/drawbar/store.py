@@ -1,9 +1,10 @@
 """The durable record of a run: its state, its lease, and every attempt of every job.
 
 One SQLite file in the run's directory, written only by the driver that holds the lease. Writes are
-gathered in one transaction and made durable together by `commit`: the driver commits once per round
-of its loop, before it acts on what it decided. Every commit checks the lease's epoch, so that a
-driver that lost its run cannot write. Anybody may read, at any time.
+gathered and made durable together by `commit`: the driver commits once per round of its loop, before
+it acts on what it decided. A commit that failed, on a full disk for instance, can be tried again:
+what was gathered is kept. Every commit checks the lease's epoch, so that a driver that lost its run
+cannot write. Anybody may read, at any time.
 """
 
 from __future__ import annotations
@@ -138,7 +139,7 @@ class Store:
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path
         self._epoch: int | None = None
-        self._dirty = False
+        self._gathered: list[tuple[str, list[Sequence[Any]]]] = []
         with self._naming("open"):
             mode = "ro" if read_only else "rwc"
             self._db = sqlite3.connect(
@@ -220,33 +221,31 @@ class Store:
     def commit(self) -> None:
         """Make everything written since the last commit durable, all or nothing.
 
-        `LeaseError` when another driver took the run over; nothing of it is written then.
+        `LeaseError` when another driver took the run over; nothing of it is written then. After a
+        `StoreError` nothing is written and nothing is forgotten: commit again.
         """
-        if not self._dirty:
+        if not self._gathered:
             return
         with self._naming("write"):
-            self._db.execute("COMMIT")
-        self._dirty = False
-
-    def _write(self, statement: str, rows: Iterable[Sequence[Any]]) -> None:
-        with self._naming("write"):
-            if not self._dirty:
-                self._db.execute("BEGIN IMMEDIATE")
-                self._dirty = True
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
                 (epoch,) = self._db.execute("SELECT epoch FROM lease").fetchone() or (None,)
                 if self._epoch is None or epoch != self._epoch:
-                    self._db.execute("ROLLBACK")
-                    self._dirty = False
                     raise LeaseError("another driver took this run over; this one stops")
-            self._db.executemany(statement, rows)
-
-    def rollback(self) -> None:
-        """Drop what was written since the last commit, after an error."""
-        if self._dirty:
-            self._dirty = False
-            with self._naming("roll back"):
+                for statement, rows in self._gathered:
+                    self._db.executemany(statement, rows)
+                self._db.execute("COMMIT")
+            except BaseException:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
+                raise
+        self._gathered.clear()
+
+    def _write(self, statement: str, rows: Iterable[Sequence[Any]]) -> None:
+        if self._gathered and self._gathered[-1][0] == statement:
+            self._gathered[-1][1].extend(rows)
+        else:
+            self._gathered.append((statement, list(rows)))
 
     def add_run(self, run: str) -> None:
         """A new run, in state created; it may be there already."""
@@ -354,7 +353,6 @@ class Store:
 
     def close(self) -> None:
         """Close the file; what was not committed is dropped."""
-        self.rollback()
         self._db.close()
 
     def __enter__(self) -> Self:

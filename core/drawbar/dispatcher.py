@@ -1,0 +1,604 @@
+"""Takes jobs from a run's engine, consults the store, feeds backends, and returns results.
+
+All of it happens on the driver's one thread, in rounds: `Dispatcher` methods change memory and write
+to the store, and what must not happen before that is durable (a submit, a message) is put into
+`effects`; the driver commits once per round and then carries the effects out. So an intent is always
+durable before its submit, and a result before anybody hears of it.
+
+An attempt: queued ─▶ submitted (the intent) ─▶ running ─▶ ended ─▶ accepted | rejected. One that may
+or may not have arrived at its backend is *in doubt*: it counts as submitted, and is looked up until
+the backend knows it or the backend's grace is over. Nothing in doubt is repeated.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from typing import Any
+
+from drawbar.backend import Accepted, InDoubt, JobStatus, Refused, Submission
+from drawbar.codec import CodecError, decode
+from drawbar.engine import Lookup
+from drawbar.errors import EngineDied, InfrastructureError
+from drawbar.home import RunDirectory
+from drawbar.hookspecs import Event
+from drawbar.identity import directory_name, tag_of
+from drawbar.lanes import Lanes
+from drawbar.model import INFRASTRUCTURE, TRANSITIONS, JobResult, JobSpec, JobState, Reason
+from drawbar.placement import Placer
+from drawbar.queueing import Budget, Cost, Queue, Rate
+from drawbar.settings import Limits, Settings
+from drawbar.store import ACCEPTED, DISCARDED, REJECTED, AttemptRow, Store, dumps
+from drawbar.wire import Message
+
+Name = tuple[str, int]
+"""Identity and try number."""
+Post = Callable[[Callable[[], None]], None]
+"""Has a function called on the driver's thread; may be called from any thread."""
+
+_FIRST_LOOK_S = 0.2
+_LONGEST_LOOK_S = 30.0
+_CANCEL_AGAIN_S = 10.0
+
+
+@dataclass(slots=True)
+class Counts:
+    """How many jobs of the run are where, in this drive."""
+
+    total: int | None = None
+    queued: int = 0
+    running: int = 0
+    finished: int = 0
+    failed: int = 0
+    cached: int = 0
+
+
+@dataclass(slots=True)
+class _Place:
+    """A backend in use: its lanes, its queue, and what is to be told or asked together."""
+
+    name: str
+    lanes: Lanes
+    queue: Queue[AttemptRow]
+    to_submit: list[AttemptRow] = field(default_factory=list)
+    to_forget: list[AttemptRow] = field(default_factory=list)
+    doubts: dict[str, tuple[AttemptRow, float]] = field(default_factory=dict)
+    """Attempts to look up, with the monotonic time until which they may be missing."""
+    look_at: float = 0.0
+    look_s: float = _FIRST_LOOK_S
+    looking: bool = False
+    trouble: str = ""
+
+
+class Dispatcher:
+    """The jobs of one run. For the driver's thread, but for what backends call through `post`."""
+
+    def __init__(
+        self,
+        directory: RunDirectory,
+        workspace: str,
+        store: Store,
+        placer: Placer,
+        settings: Settings,
+        *,
+        post: Post,
+        send: Callable[[Message], None],
+        observe: Callable[[Event], None],
+    ) -> None:
+        self.run = directory.id
+        self.counts = Counts()
+        self.effects: list[Callable[[], None]] = []
+        self.cancelling = False
+        self._directory = directory
+        self._workspace = workspace
+        self._store = store
+        self._placer = placer
+        self._settings = settings
+        self._post = post
+        self._send = send
+        self._observe = observe
+        self._places: dict[str, _Place] = {}
+        self._budget = _budget("the limit of all backends", settings.limits)
+        self._rate = Rate(settings.limits.submissions_per_minute)
+        self._history: dict[Name, list[AttemptRow]] = {}
+        self._active: dict[str, AttemptRow] = {}
+        self._specs: dict[str, JobSpec] = {}
+        self._wanted: set[Name] = set()
+        self._repeats: dict[Name, JobSpec] = {}
+        """Jobs that the engine was told to prepare again."""
+        self._delayed: list[list[tuple[str, int, str]]] = []
+        self._changed: dict[str, AttemptRow] = {}
+        self._cancel_again = 0.0
+
+    # starting
+
+    def recover(self) -> None:
+        """Load what the store knows, and look up at the backends what was in flight."""
+        never = []
+        for row in self._store.attempts(self.run):
+            self._history.setdefault((row.identity, row.try_number), []).append(row)
+            if row.state is JobState.QUEUED:
+                row.state, row.outcome = JobState.CANCELLED, DISCARDED
+                row.result_json = dumps(
+                    JobResult(reason=Reason.CANCELLED, message="the driver ended before it was handed over")
+                )
+                never.append(row)
+            elif not row.state.terminal:
+                place = self._place(row.backend)
+                self._active[row.tag] = row
+                self.counts.running += 1
+                for budget in place.queue.budgets:
+                    budget.take(Cost.of(self._spec(row).resources))
+                place.doubts[row.tag] = (row, time.monotonic() + place.lanes.backend.grace_s)
+        self._store.set_outcomes(never)
+
+    @property
+    def busy(self) -> bool:
+        """Whether any job is queued or at a backend."""
+        return bool(self._active) or any(place.queue.size for place in self._places.values())
+
+    @property
+    def rows(self) -> Iterable[AttemptRow]:
+        """Every attempt of the run."""
+        return (row for rows in self._history.values() for row in rows)
+
+    @property
+    def trouble(self) -> list[str]:
+        """What backends cannot do at the moment."""
+        return [f"{place.name}: {place.trouble}" for place in self._places.values() if place.trouble]
+
+    def discard(self, rows: Iterable[AttemptRow]) -> None:
+        """These results do not count any more; their jobs are repeated."""
+        ended = [row for row in rows if row.state.terminal and row.outcome != DISCARDED]
+        for row in ended:
+            row.outcome = DISCARDED
+        self._store.set_outcomes(ended)
+
+    # from the engine
+
+    def lookup(self, names: Sequence[tuple[str, int, str]]) -> None:
+        """Answer a lookup, once no attempt with another key is alive under one of the names."""
+        for identity, try_number, key in names:
+            rows = self._history.get((identity, try_number))
+            if rows and rows[-1].key != key and rows[-1].tag in self._active:
+                self._changed[rows[-1].tag] = rows[-1]
+        if self._changed:
+            self._delayed.append(list(names))
+            self._cancel(list(self._changed.values()))
+            return
+        self._tell(["found", [self._answer(*name) for name in names]])
+
+    def _answer(self, identity: str, try_number: int, key: str) -> Mapping[str, Any]:
+        rows = self._history.get((identity, try_number), [])
+        row = rows[-1] if rows else None
+        if row is None:
+            return {"found": Lookup.MISS, "why": "it has not run before"}
+        if row.key != key:
+            return {"found": Lookup.MISS, "document": json.loads(row.document)}
+        if row.tag in self._active:
+            return {"found": Lookup.RUNNING}
+        if row.outcome == DISCARDED:
+            return {"found": Lookup.MISS, "why": "it is to be repeated"}
+        result = json.loads(row.result_json or "null")
+        if row.state is not JobState.FINISHED:
+            if (identity, try_number + 1) in self._history:
+                return {"found": Lookup.HIT, "result": result, "record": row.record}
+            return {"found": Lookup.MISS, "why": "it failed before"}
+        if row.outcome is None:
+            return {"found": Lookup.RUNNING}
+        return {
+            "found": Lookup.HIT,
+            "result": result,
+            "value": json.loads(row.value or "null"),
+            "outputs": json.loads(row.outputs or "[]"),
+            "deleted": json.loads(row.deleted or "[]"),
+        }
+
+    def want(self, names: Iterable[Name]) -> None:
+        """The engine waits for jobs that were found running; those that ended already are delivered."""
+        for name in names:
+            row = self._history[name][-1]
+            self._wanted.add(name)
+            if row.tag not in self._active:
+                self._deliver(row)
+
+    def hits(self, count: int) -> None:
+        """The engine took so many results from the store."""
+        self.counts.cached += count
+
+    def submit(self, jobs: Sequence[Mapping[str, Any]]) -> None:
+        """Queue new attempts of jobs that the engine prepared."""
+        rows = []
+        for job in jobs:
+            try:
+                spec = decode(JobSpec, job["spec"])
+            except CodecError as error:
+                raise EngineDied(f"the engine asked for an impossible job: {error}") from error
+            rows.append(self._new(spec, job["key"], job["document"], job.get("why", "")))
+        self._store.add_attempts(rows)
+        self._queue(rows)
+
+    def again(self, name: Name) -> None:
+        """Queue the next attempt of a job that the engine has prepared again."""
+        spec = self._repeats.pop(name)
+        last = self._history[name][-1]
+        row = self._new(spec, last.key, last.document, f"repeated: {last.message or 'it was lost'}")
+        self._store.add_attempts([row])
+        self._queue([row])
+
+    def accept(self, name: Name, outputs: Any, deleted: Any, value: Any) -> AttemptRow:
+        """The engine collected a job's outputs: from now on it is remembered."""
+        row = self._history[name][-1]
+        row.outcome = ACCEPTED
+        row.value, row.outputs, row.deleted = dumps(value), dumps(outputs), dumps(deleted)
+        self._store.set_outcomes([row])
+        return row
+
+    def reject(self, name: Name, reason: str, message: str) -> None:
+        """The engine found the outputs of a successful command wrong: the job failed."""
+        row = self._history[name][-1]
+        result = row.result
+        assert result is not None, "only executed jobs are rejected"
+        result = replace(result, reason=Reason(reason), message=message)
+        row.outcome, row.state, row.message = REJECTED, result.state, message
+        row.result_json = dumps(result)
+        self.counts.finished -= 1
+        self.counts.failed += 1
+        self._store.set_outcomes([row])
+        self._report(row, result.reason)
+
+    def cancel(self, names: Iterable[Name]) -> None:
+        """The engine wants jobs stopped; their ends are delivered as usual."""
+        rows = [self._history[name][-1] for name in names if name in self._history]
+        self._cancel([row for row in rows if row.tag in self._active or row.state is JobState.QUEUED])
+
+    def cancel_all(self) -> None:
+        """The run is to stop: nothing new is handed over, everything in flight is cancelled."""
+        self.cancelling = True
+        for place in self._places.values():
+            for row in place.queue.drain():
+                self.counts.queued -= 1
+                self._end(row, JobResult(reason=Reason.CANCELLED, message="the run was cancelled"))
+        self._cancel(list(self._active.values()))
+
+    # to the backends
+
+    def dispatch(self) -> None:
+        """Hand over what may be handed over; the end of every round."""
+        now = time.monotonic()
+        for place in self._places.values():
+            while not self.cancelling and (row := place.queue.pop(now)) is not None:
+                row.state, row.submitted = JobState.SUBMITTED, time.time()
+                self._active[row.tag] = row
+                self.counts.queued -= 1
+                self.counts.running += 1
+                place.to_submit.append(row)
+            if place.to_submit:
+                batch, place.to_submit = place.to_submit, []
+                for row in batch:
+                    row.batch = batch[0].tag
+                self._store.set_states(batch)
+                self.effects.append(lambda place=place, batch=batch: self._submit(place, batch))  # type: ignore[misc]
+                for row in batch:
+                    self._report(row)
+            if place.to_forget:
+                ended, place.to_forget = place.to_forget, []
+                self.effects.append(lambda place=place, ended=ended: self._forget(place, ended))  # type: ignore[misc]
+            if place.doubts and not place.looking and now >= place.look_at:
+                place.looking = True
+                self.effects.append(lambda place=place: self._find(place))  # type: ignore[misc]
+            place.lanes.overdue(now)
+        if self.cancelling and self._active and now >= self._cancel_again:
+            self._cancel(list(self._active.values()))
+
+    def wait_s(self) -> float | None:
+        """When `dispatch` should be called again although nothing has happened; None for never."""
+        now = time.monotonic()
+        waits = [wait for place in self._places.values() if (wait := place.queue.wait_s) is not None]
+        waits += [
+            place.look_at - now for place in self._places.values() if place.doubts and not place.looking
+        ]
+        if self.cancelling and self._active:
+            waits.append(self._cancel_again - now)
+        return max(0.0, min(waits)) if waits else None
+
+    def check_waiting(self) -> None:
+        """End what has waited too long at its backend; called once per heartbeat."""
+        limit = time.time() - self._settings.unschedulable_s
+        late = [
+            row
+            for row in self._active.values()
+            if row.state is JobState.SUBMITTED and row.submitted is not None and row.submitted < limit
+        ]
+        for row in late:
+            row.message = (
+                f"it waited for more than {self._settings.unschedulable_s:.0f} s {row.message}".strip()
+            )
+        self._cancel(late)
+
+    def close(self) -> None:
+        """Let go of the backends; jobs stay alive."""
+        for place in self._places.values():
+            place.lanes.close()
+            place.lanes.backend.close()
+
+    def _submit(self, place: _Place, batch: list[AttemptRow]) -> None:
+        attempts = [replace(row.attempt(self._workspace), spec=self._spec(row)) for row in batch]
+
+        def done(answers: Any, error: Exception | None) -> None:
+            self._post(lambda: self._submitted(place, batch, answers, error))
+
+        place.lanes.submits.call(lambda: place.lanes.backend.submit(attempts), done)
+
+    def _submitted(
+        self,
+        place: _Place,
+        batch: list[AttemptRow],
+        answers: Sequence[Submission] | None,
+        error: Exception | None,
+    ) -> None:
+        if answers is None or len(answers) != len(batch):
+            message = str(error or "the backend gave another number of answers than it was asked for")
+            answers = [InDoubt(message=message)] * len(batch)
+            place.trouble = message
+        else:
+            place.trouble = ""
+        for row, answer in zip(batch, answers, strict=True):
+            if row.tag not in self._active:
+                continue
+            match answer:
+                case Accepted():
+                    row.native_id = answer.native_id or row.native_id
+                case Refused():
+                    self._end(row, JobResult(reason=answer.reason, message=answer.message))
+                case InDoubt():
+                    row.message = answer.message
+                    place.doubts[row.tag] = (row, time.monotonic() + place.lanes.backend.grace_s)
+                    place.look_at = time.monotonic() + place.look_s
+
+    def _find(self, place: _Place) -> None:
+        rows = [row for row, _ in place.doubts.values()]
+        attempts = [replace(row.attempt(self._workspace), spec=self._spec(row)) for row in rows]
+
+        def done(found: Any, error: Exception | None) -> None:
+            self._post(lambda: self._found(place, rows, found, error))
+
+        place.lanes.others.call(lambda: place.lanes.backend.find(attempts), done)
+
+    def _found(
+        self,
+        place: _Place,
+        rows: list[AttemptRow],
+        found: Mapping[str, JobStatus] | None,
+        error: Exception | None,
+    ) -> None:
+        place.looking = False
+        now = time.monotonic()
+        place.look_s = min(2 * place.look_s, _LONGEST_LOOK_S)
+        place.look_at = now + place.look_s
+        place.trouble = str(error) if error else ""
+        if found is None:
+            return
+        for row in rows:
+            status = found.get(row.tag)
+            _, until = place.doubts[row.tag]
+            if status is not None:
+                del place.doubts[row.tag]
+                self.status([status])
+            elif now >= until and row.tag in self._active:
+                del place.doubts[row.tag]
+                self._end(row, JobResult(reason=Reason.LOST, message="its backend does not know it"))
+        if not place.doubts:
+            place.look_s = _FIRST_LOOK_S
+
+    def status(self, statuses: Sequence[JobStatus]) -> None:
+        """A backend told of its jobs; ends count once, going back counts never."""
+        moved = []
+        for status in statuses:
+            row = self._active.get(status.tag)
+            if row is None:
+                continue
+            row.native_state, row.message = status.native_state or row.native_state, status.message
+            row.native_id = status.native_id or row.native_id
+            if status.result is not None:
+                self._end(row, status.result)
+            elif status.state in TRANSITIONS[row.state]:
+                row.state = status.state
+                moved.append(row)
+                self._report(row)
+        self._store.set_states(moved)
+
+    def _cancel(self, rows: Sequence[AttemptRow]) -> None:
+        self._cancel_again = time.monotonic() + _CANCEL_AGAIN_S
+        rows = sorted((row for row in rows if row.tag in self._active), key=lambda row: row.backend)
+        for name, group in groupby(rows, key=lambda row: row.backend):
+            place = self._place(name)
+            attempts = [replace(row.attempt(self._workspace), spec=self._spec(row)) for row in group]
+
+            def done(_: Any, error: Exception | None, place: _Place = place) -> None:
+                if error is not None:
+                    self._post(lambda: setattr(place, "trouble", str(error)))
+
+            self.effects.append(
+                lambda place=place, attempts=attempts, done=done: place.lanes.others.call(  # type: ignore[misc]
+                    lambda: place.lanes.backend.cancel(attempts), done
+                )
+            )
+
+    def _forget(self, place: _Place, rows: list[AttemptRow]) -> None:
+        attempts = [replace(row.attempt(self._workspace), spec=self._spec(row)) for row in rows]
+        for row in rows:
+            self._specs.pop(row.tag, None)
+        place.lanes.others.call(lambda: place.lanes.backend.forget(attempts), lambda *_: None)
+
+    # the life of an attempt
+
+    def _new(self, spec: JobSpec, key: str, document: Any, why: str) -> AttemptRow:
+        name = (spec.identity, spec.try_number)
+        rows = self._history.setdefault(name, [])
+        number = rows[-1].number + 1 if rows else 1
+        record = self._directory.attempts / directory_name(spec.identity) / f"{spec.try_number}-{number}"
+        row = AttemptRow(
+            tag=tag_of(self.run, spec.identity, spec.try_number, key, number),
+            run=self.run,
+            identity=spec.identity,
+            try_number=spec.try_number,
+            number=number,
+            step=spec.step,
+            name=spec.name,
+            key=key,
+            document=document if isinstance(document, str) else dumps(document),
+            spec_json=dumps(spec),
+            record=str(record),
+            backend=spec.backend or self._settings.backend,
+            state=JobState.QUEUED,
+            message=why,
+            created=time.time(),
+        )
+        rows.append(row)
+        self._specs[row.tag] = spec
+        self._wanted.add(name)
+        return row
+
+    def _queue(self, rows: Iterable[AttemptRow]) -> None:
+        for row in rows:
+            cost = Cost.of(self._spec(row).resources)
+            place = self._place(row.backend)
+            why = place.queue.excess(cost)
+            self._report(row)
+            if self.cancelling:
+                self._end(row, JobResult(reason=Reason.CANCELLED, message="the run was cancelled"))
+            elif why:
+                self._end(row, JobResult(reason=Reason.REJECTED, message=why))
+            else:
+                self.counts.queued += 1
+                place.queue.push(row, cost)
+
+    def _end(self, row: AttemptRow, result: JobResult) -> None:
+        """An attempt ended: record it, then repeat it or give its result to the engine."""
+        place = self._place(row.backend)
+        spec = self._spec(row)
+        if self._active.pop(row.tag, None) is not None:
+            place.queue.release(Cost.of(spec.resources))
+            place.doubts.pop(row.tag, None)
+            place.to_forget.append(row)
+            self.counts.running -= 1
+            waited = (
+                row.submitted is not None and time.time() - row.submitted > self._settings.unschedulable_s
+            )
+            if result.reason is Reason.CANCELLED and row.state is JobState.SUBMITTED and waited:
+                result = replace(result, reason=Reason.UNSCHEDULABLE, message=row.message)
+        row.state, row.message = result.state, result.message
+        row.result_json = dumps(result)
+        row.native_id = result.native_id or row.native_id
+        self._store.set_states([row])
+        self._report(row, result.reason)
+        if self._changed.pop(row.tag, None) is not None:
+            if not self._changed:
+                delayed, self._delayed = self._delayed, []
+                for names in delayed:
+                    self.lookup(names)
+            return
+        name = (row.identity, row.try_number)
+        again = None if self.cancelling else self._next_spec(name, spec, result)
+        if again is not None and name in self._wanted:
+            self._repeats[name] = again
+            self._tell(["prepare", *name])
+        else:
+            self.counts.finished += result.ok
+            self.counts.failed += not result.ok
+            if name in self._wanted:
+                self._deliver(row)
+
+    def _next_spec(self, name: Name, spec: JobSpec, result: JobResult) -> JobSpec | None:
+        """What to try next after a failure that is worth another try, or None."""
+        retry = spec.retry
+        reasons = [each.reason for row in self._history[name] if (each := row.result) is not None]
+        if result.reason in INFRASTRUCTURE:
+            done = sum(reason in INFRASTRUCTURE for reason in reasons)
+            return spec if done <= retry.infrastructure else None
+        if result.reason is Reason.TEMPORARY:
+            return spec if reasons.count(Reason.TEMPORARY) <= retry.temporary else None
+        if result.reason is Reason.OUT_OF_MEMORY and reasons.count(result.reason) <= retry.out_of_memory:
+            more = {
+                field: int(value * retry.memory_factor)
+                for field in ("memory_mib", "memory_limit_mib")
+                if (value := getattr(spec.resources, field)) is not None
+            }
+            return replace(spec, resources=replace(spec.resources, **more)) if more else None
+        return None
+
+    def _deliver(self, row: AttemptRow) -> None:
+        name = (row.identity, row.try_number)
+        self._wanted.discard(name)
+        self._tell(["executed", *name, json.loads(row.result_json or "null"), row.record])
+
+    def _tell(self, message: Message) -> None:
+        self.effects.append(lambda: self._send(message))
+
+    def _spec(self, row: AttemptRow) -> JobSpec:
+        spec = self._specs.get(row.tag)
+        if spec is None:
+            spec = self._specs[row.tag] = row.spec
+        return spec
+
+    def _place(self, name: str) -> _Place:
+        place = self._places.get(name)
+        if place is None:
+            backend = self._placer.get(name)
+            capacity = backend.capacity()
+            configured = self._settings.backends.get(name)
+            limits = configured.limits if configured else Limits()
+            budgets = [
+                self._budget,
+                _budget(f"the limit of backend {name!r}", limits),
+                Budget(f"the backend {name!r}", capacity.jobs, capacity.cpus, capacity.memory_mib),
+            ]
+            rates = [self._rate, Rate(limits.submissions_per_minute)]
+            place = _Place(name, Lanes.of(name, backend), Queue(budgets, rates))
+            self._places[name] = place
+            try:
+                backend.start(_Sink(self, place))
+            except InfrastructureError:
+                raise
+            except Exception as error:
+                raise InfrastructureError(f"the backend {name!r} cannot be started: {error}") from error
+        return place
+
+    def _report(self, row: AttemptRow, reason: Reason | None = None) -> None:
+        self._observe(
+            Event(
+                run=self.run,
+                time=time.time(),
+                state=row.state,
+                identity=row.identity,
+                step=row.step,
+                attempt=row.number,
+                backend=row.backend,
+                reason=reason,
+                message=row.message,
+            )
+        )
+
+
+class _Sink:
+    """Where a backend tells what happened, from any thread."""
+
+    def __init__(self, dispatcher: Dispatcher, place: _Place) -> None:
+        self._dispatcher = dispatcher
+        self._place = place
+
+    def status(self, statuses: Sequence[JobStatus]) -> None:
+        """See `drawbar.backend.EventSink`."""
+        self._dispatcher._post(lambda: self._dispatcher.status(statuses))
+
+    def trouble(self, message: str) -> None:
+        """See `drawbar.backend.EventSink`."""
+        self._dispatcher._post(lambda: setattr(self._place, "trouble", message))
+
+
+def _budget(name: str, limits: Limits) -> Budget:
+    return Budget(name, limits.jobs_in_flight, limits.cpus, limits.memory_mib)

@@ -1,0 +1,383 @@
+"""The engine process's side of running jobs: `drawbar.engine.JobClient` over the wire.
+
+The driver remembers; this side looks at files. It computes keys, checks that a remembered job's
+outputs are still as they were left, clears and prepares before an attempt, and records outputs.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
+from types import MappingProxyType
+from typing import Any, TextIO
+
+from drawbar.codec import decode, encode
+from drawbar.digests import Digests
+from drawbar.engine import Executed, Lookup, Placement, Ticket
+from drawbar.enginelog import log_line
+from drawbar.errors import InfrastructureError, Problem, Unsupported
+from drawbar.home import RunDirectory
+from drawbar.identity import difference, digest, directory_name, key_document
+from drawbar.model import FileRecord, JobResult, JobSpec, Reason, Resources
+from drawbar.tracker import StartOver, WorkspaceTracker
+from drawbar.wire import Buffer, Message, pack, receive
+
+Name = tuple[str, int]
+
+_BATCH = 200
+"""Messages that are held back at most before they are sent together."""
+
+
+class Restart(BaseException):
+    """The engine has to be started from the top, with nothing remembered."""
+
+
+class Channel:
+    """The connection to the driver. At its end this process has no reason to live, and `on_end` is called."""
+
+    def __init__(self, connection: socket.socket, on_end: Callable[[], None]) -> None:
+        self._connection = connection
+        self._on_end = on_end
+        self._incoming: SimpleQueue[Message] = SimpleQueue()
+        self._aside: deque[Message] = deque()
+        self._outgoing: list[Message] = []
+        Thread(target=self._read, name="drawbar-wire", daemon=True).start()
+
+    def send(self, *message: Any, now: bool = False) -> None:
+        """Say something, with the next frame or at once."""
+        self._outgoing.append(list(message))
+        if now or len(self._outgoing) >= _BATCH:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what was held back."""
+        if self._outgoing:
+            messages, self._outgoing = self._outgoing, []
+            try:
+                self._connection.sendall(pack(messages))
+            except OSError:
+                self._on_end()
+
+    def next(self) -> Message:
+        """The next message of the driver, waiting for it."""
+        if self._aside:
+            return self._aside.popleft()
+        self.flush()
+        return self._incoming.get()
+
+    def ask(self, *message: Any, answers: Sequence[str]) -> Message:
+        """Say something and wait for one of these kinds of message; others are kept for `next`."""
+        self.send(*message, now=True)
+        while True:
+            answer = self._incoming.get()
+            if answer[0] in answers:
+                return answer
+            self._aside.append(answer)
+
+    def _read(self) -> None:
+        buffer = Buffer()
+        while True:
+            messages = receive(self._connection, buffer)
+            if messages is None:
+                self._on_end()
+                return
+            for message in messages:
+                self._incoming.put(message)
+
+
+class Client:
+    """See `drawbar.engine.JobClient`.
+
+    `origins` are the run's own copies of the workspace's source files, None for a run in place.
+    `consumed` are outputs that were deleted on purpose. `quiet_since` is when the last attempt was
+    over, where that is known.
+    """
+
+    def __init__(
+        self,
+        channel: Channel,
+        directory: RunDirectory,
+        workspace: Path,
+        *,
+        origins: Mapping[str, Path] | None,
+        consumed: Iterable[str] = (),
+        quiet_since: float | None = None,
+        log: TextIO,
+    ) -> None:
+        self.run_id = directory.id
+        self.workspace = workspace
+        self._channel = channel
+        self._directory = directory
+        self._origins = origins
+        self._consumed = set(consumed)
+        self._quiet_since = quiet_since
+        self._log = log
+        self._digests = Digests(directory.engine / "digests")
+        self._tracker: WorkspaceTracker | None = None
+        self._specs: dict[Name, JobSpec] = {}
+        self._prepare: dict[Name, Callable[[JobSpec], None] | None] = {}
+        self._tickets: dict[Name, Ticket] = {}
+        self._tries: dict[str, int] = {}
+        self._keys: dict[Name, tuple[JobSpec, dict[str, Any], str]] = {}
+        self._placements: dict[str, Placement] = {}
+        self._in_flight: set[Name] = set()
+
+    # the contract
+
+    def place(
+        self,
+        *,
+        step: str,
+        image: str | None = None,
+        image_required: bool = False,
+        resources: Resources = Resources(),  # noqa: B008 (frozen)
+        hints: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Placement:
+        """See `JobClient.place`."""
+        question = {
+            "step": step,
+            "image": image,
+            "image_required": image_required,
+            "resources": encode(resources),
+            "hints": dict(hints),
+        }
+        known = self._placements.get(digest(question))
+        if known is not None:
+            return known
+        kind, answer = self._channel.ask("place", question, answers=("placed", "refused"))
+        if kind == "refused":
+            raise Unsupported([decode(Problem, each) for each in answer])
+        return self._placements.setdefault(digest(question), decode(Placement, answer))
+
+    def directory(self, identity: str) -> Path:
+        """See `JobClient.directory`."""
+        return self._directory.jobs / directory_name(identity)
+
+    def key(self, spec: JobSpec) -> str:
+        """See `JobClient.key`."""
+        return self._key(spec)[1]
+
+    def lookup(self, specs: Sequence[JobSpec]) -> list[Ticket]:
+        """See `JobClient.lookup`."""
+        return [ticket for ticket, _ in self._look(specs)]
+
+    def submit(
+        self, specs: Sequence[JobSpec], prepare: Callable[[JobSpec], None] | None = None
+    ) -> list[Ticket]:
+        """See `JobClient.submit`."""
+        tickets, jobs, running, hits = [], [], [], 0
+        for spec, (ticket, answer) in zip(specs, self._look(specs), strict=True):
+            name = (spec.identity, spec.try_number)
+            if name in self._specs:
+                raise ValueError(f"two jobs with the identity {spec.identity!r}, try {spec.try_number}")
+            self._specs[name], self._tickets[name], self._prepare[name] = spec, ticket, prepare
+            self._tries[spec.identity] = spec.try_number
+            tickets.append(ticket)
+            if ticket.found is Lookup.HIT:
+                hits += 1
+                if spec.undeclared_outputs and ticket.result is not None and ticket.result.ok:
+                    records = [decode(FileRecord, each) for each in answer["outputs"]]
+                    self._tracking().hit(_label(name), records, answer["deleted"])
+                continue
+            self._in_flight.add(name)
+            if ticket.found is Lookup.RUNNING:
+                running.append(name)
+                continue
+            self._make_ready(name)
+            document, key = self._key(spec)
+            jobs.append({"key": key, "document": document, "spec": encode(spec), "why": ticket.why})
+        if hits:
+            self._channel.send("hits", hits)
+        if running:
+            self._channel.send("want", running)
+        if jobs:
+            self._channel.send("submit", jobs)
+        if jobs or running:
+            self._channel.flush()
+        return tickets
+
+    def wait(self) -> Executed | None:
+        """See `JobClient.wait`."""
+        while self._in_flight:
+            kind, *rest = self._channel.next()
+            if kind == "prepare":
+                identity, try_number = rest
+                self._make_ready((identity, try_number))
+                self._channel.send("again", identity, try_number, now=True)
+            elif kind == "executed":
+                identity, try_number, value, _ = rest
+                name = (identity, try_number)
+                self._in_flight.discard(name)
+                result = decode(JobResult, value)
+                if not result.ok and self._specs[name].undeclared_outputs:
+                    self._tracking().failed()
+                return Executed(ticket=self._tickets[name], result=result)
+            else:
+                raise InfrastructureError(f"the driver said {kind!r} where that makes no sense")
+        return None
+
+    def accept(self, ticket: Ticket, outputs: Iterable[Path] | None = None, value: Any = None) -> None:
+        """See `JobClient.accept`."""
+        name, spec = self._settled(ticket)
+        answer: dict[str, Any] = {"value": value}
+        if spec.undeclared_outputs:
+            records, deleted = self._tracking().changes()
+            self._channel.ask(
+                "accept",
+                *name,
+                {**answer, "outputs": encode(records), "deleted": deleted},
+                answers=("accepted",),
+            )
+            self._tracking().accept(_label(name), records, deleted)
+            return
+        paths = spec.outputs if outputs is None else outputs
+        answer["outputs"] = [encode(self._digests.record(path, self.workspace)) for path in paths]
+        self._channel.send("accept", *name, answer)
+
+    def reject(self, ticket: Ticket, message: str, reason: Reason = Reason.COLLECTION) -> None:
+        """See `JobClient.reject`."""
+        name, spec = self._settled(ticket)
+        if spec.undeclared_outputs:
+            self._tracking().failed()
+        self._channel.send("reject", *name, reason, message)
+
+    def consumed(self, paths: Iterable[Path]) -> None:
+        """See `JobClient.consumed`."""
+        names = [os.path.relpath(path, self.workspace) for path in paths]
+        self._consumed.update(names)
+        self._channel.send("consumed", names)
+
+    def cancel(self, tickets: Iterable[Ticket]) -> None:
+        """See `JobClient.cancel`."""
+        names = [(ticket.identity, self._tries[ticket.identity]) for ticket in tickets]
+        self._channel.send("cancel", names, now=True)
+
+    def log(self, logger: str, level: str, message: str, thread: str = "MainThread") -> None:
+        """See `JobClient.log`."""
+        self._log.write(log_line(time.time(), logger, level, message, thread))
+        self._log.flush()
+
+    def progress(self, total: int | None) -> None:
+        """See `JobClient.progress`."""
+        self._channel.send("progress", total)
+
+    # around it
+
+    def finish(self) -> None:
+        """The engine has returned: bring a tracked workspace to where its jobs left it, and let go."""
+        if self._tracker is not None:
+            self._settle(None)
+        self.close()
+
+    def close(self) -> None:
+        """Write what was learnt about files."""
+        self._channel.flush()
+        self._digests.close()
+        if self._tracker is not None:
+            self._tracker.close()
+            self._tracker = None
+
+    # how it is done
+
+    def _key(self, spec: JobSpec) -> tuple[dict[str, Any], str]:
+        name = (spec.identity, spec.try_number)
+        known = self._keys.get(name)
+        if known is None or known[0] is not spec:
+            document = key_document(spec, self._digests.content)
+            known = self._keys[name] = (spec, document, digest(document))
+        return known[1], known[2]
+
+    def _look(self, specs: Sequence[JobSpec]) -> list[tuple[Ticket, Mapping[str, Any]]]:
+        names = [(spec.identity, spec.try_number, self._key(spec)[1]) for spec in specs]
+        if not names:
+            return []
+        _, answers = self._channel.ask("lookup", names, answers=("found",))
+        return [(self._ticket(spec, answer), answer) for spec, answer in zip(specs, answers, strict=True)]
+
+    def _ticket(self, spec: JobSpec, answer: Mapping[str, Any]) -> Ticket:
+        found, why = Lookup(answer["found"]), answer.get("why", "")
+        if "document" in answer:
+            why = difference(answer["document"], self._key(spec)[0]) or "its key changed"
+        if found is not Lookup.HIT:
+            return Ticket(identity=spec.identity, found=found, why=why)
+        result = decode(JobResult, answer["result"])
+        changed = self._verify(spec, answer) if result.ok else None
+        if changed is not None:
+            return Ticket(identity=spec.identity, found=Lookup.MISS, why=changed)
+        return Ticket(identity=spec.identity, found=Lookup.HIT, result=result, value=answer.get("value"))
+
+    def _verify(self, spec: JobSpec, answer: Mapping[str, Any]) -> str | None:
+        """Why what a remembered job left does not count any more, or None."""
+        records = [decode(FileRecord, each) for each in answer["outputs"]]
+        if spec.undeclared_outputs:
+            return self._tracking().verify(_label((spec.identity, spec.try_number)), records)
+        for record in records:
+            if record.path not in self._consumed and not self._digests.verify(record, self.workspace):
+                return f"its output {record.path} is no longer as it was left"
+        return None
+
+    def _make_ready(self, name: Name) -> None:
+        """What comes before an attempt: what earlier ones left is cleared, then the engine prepares."""
+        spec, prepare = self._specs[name], self._prepare[name]
+        if spec.undeclared_outputs:
+            self._settle(_label(name))
+        _remove(self.directory(spec.identity))
+        for output in spec.outputs:
+            self._check_inside(spec, output)
+            _remove(Path(output))
+        if prepare is not None:
+            prepare(spec)
+
+    def _check_inside(self, spec: JobSpec, path: str) -> None:
+        parent = Path(os.path.realpath(Path(path).parent))
+        roots = (Path(os.path.realpath(root)) for root in (self.workspace, self._directory.jobs))
+        if not any(parent.is_relative_to(root) for root in roots):
+            raise Unsupported(Problem(message=f"its output {path} is outside the workspace", step=spec.step))
+
+    def _settled(self, ticket: Ticket) -> tuple[Name, JobSpec]:
+        name = (ticket.identity, self._tries[ticket.identity])
+        if name in self._in_flight:
+            raise ValueError(f"{ticket.identity} has not ended")
+        return name, self._specs[name]
+
+    def _tracking(self) -> WorkspaceTracker:
+        if self._tracker is None:
+            state = self._directory.engine / "tracker"
+            self._tracker = WorkspaceTracker(self.workspace, state, self._digests, self._origins)
+            self._tracker.begin(self._quiet_since)
+        return self._tracker
+
+    def _settle(self, label: str | None) -> None:
+        try:
+            settled = self._tracking().settle(label)
+        except StartOver as reason:
+            self._channel.send("notice", str(reason))
+            self._channel.ask("start_over", answers=("accepted",))
+            self._tracking().reset()
+            self.close()
+            raise Restart from reason
+        if settled.swept:
+            self._channel.send(
+                "notice",
+                f"moved aside what attempts left that do not count: {len(settled.swept)} files, "
+                f"now in {settled.swept_to}",
+            )
+
+
+def _label(name: Name) -> str:
+    identity, try_number = name
+    return identity if try_number == 1 else f"{identity}#{try_number}"
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
