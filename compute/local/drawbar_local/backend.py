@@ -113,6 +113,10 @@ class LocalBackend(Backend):
 
     def __init__(self, options: BaseOptions) -> None:
         super().__init__(options)
+        self._capacity = Capacity(
+            cpus=self.options.cpus or machine.cpus(),
+            memory_mib=self.options.memory_mib or machine.memory_mib(),
+        )
         self._issuer = uuid.uuid4().hex
         self._turn = 0
         self._lock = threading.Lock()  # guards what follows
@@ -142,10 +146,7 @@ class LocalBackend(Backend):
 
     def capacity(self) -> Capacity:
         """What the settings say, else what the machine has."""
-        return Capacity(
-            cpus=self.options.cpus or machine.cpus(),
-            memory_mib=self.options.memory_mib or machine.memory_mib(),
-        )
+        return self._capacity
 
     def refuses(self, spec: JobSpec) -> str | None:
         """A job that is too large for the machine, or that needs a directory to be elsewhere."""
@@ -156,7 +157,7 @@ class LocalBackend(Backend):
             return (
                 f"asks for {wanted.memory_mib} MiB of memory, this machine has {capacity.memory_mib} for jobs"
             )
-        if wanted.gpus > machine.gpus():
+        if wanted.gpus and wanted.gpus > machine.gpus():
             return f"asks for {wanted.gpus} GPUs, of which this machine has {machine.gpus()}"
         for mount in spec.mounts:
             if mount.source != mount.target:
@@ -261,7 +262,12 @@ class LocalBackend(Backend):
         with self._lock:
             if self._closing or self._reader is None:
                 raise BackendError("the local backend is not started, or closed")
-            link = self._supervisor()
+            try:
+                link = self._supervisor()
+            except BackendError as error:
+                if error.transient:
+                    raise
+                return {tag: Refused(message=str(error)) for tag in attempts}
             self._turn += 1
             turn = self._turn
             for tag, attempt in attempts.items():
@@ -480,8 +486,6 @@ class LocalBackend(Backend):
             supervisor = (claim.get("supervisor", 0), claim.get("since"))
             if supervisor not in alive:
                 alive[supervisor] = bool(supervisor[0]) and processes.alive(*supervisor)
-                if not alive[supervisor] and "socket" in claim:
-                    Path(claim["socket"]).unlink(missing_ok=True)
             if not alive[supervisor]:
                 orphans[attempt.tag] = attempt.record
                 if record and record.held and record.start:

@@ -17,10 +17,13 @@ from typing import Any
 
 from drawbar.errors import BackendError
 
+from drawbar_local import records
 from drawbar_local.processes import same_user
 
-TALK_S = 30.0
+TALK_S = 20.0
 """How long a supervisor may take to read what it is sent."""
+
+_NEW_S = 60.0
 
 # `-I -S` leaves no way to find this package; this makes a bare one, without what __init__ imports.
 _BOOT = """
@@ -51,7 +54,7 @@ class Link:
 
     def send(self, *message: object) -> None:
         """Send a message. Raises OSError when it did not get there, or not as a whole."""
-        data = json.dumps(message, separators=(",", ":")).encode() + b"\n"
+        data = records.encode(message).encode() + b"\n"
         with self._sending:
             try:
                 self.connection.sendall(data)
@@ -88,13 +91,17 @@ class Link:
         """Release everything. A supervisor of our own gets `wait_s` to end, then is left behind."""
         self.closed = True
         self.connection.close()
-        if self.child is not None and not _reaped(self.child, wait_s):
-            _left_behind.append(self.child)
+        if self.child is not None:
+            if _reaped(self.child, wait_s):
+                Path(self.path).unlink(missing_ok=True)  # it may have been killed
+            else:
+                _left_behind.append(self.child)
 
 
 def start(directory: Path, options: Mapping[str, Any]) -> Link:
     """A new supervisor with a session of its own, and the connection to it."""
     reap()
+    _sweep(directory)
     path = str(directory / uuid.uuid4().hex[:12])
     arguments = json.dumps({**options, "socket": path})
     ours, its = socket.socketpair()
@@ -160,6 +167,20 @@ def runtime_directory(wish: str | None, *, create: bool) -> Path:
     if len(str(path)) > 80:
         raise BackendError(f"{path} is too long for the name of a socket; {remedy}")
     return path
+
+
+def _sweep(directory: Path) -> None:
+    """Remove the sockets of supervisors that were killed; not new ones, which may not listen yet."""
+    for path in directory.iterdir():
+        with contextlib.suppress(FileNotFoundError), socket.socket(socket.AF_UNIX) as visitor:
+            if path.is_socket() and time.time() - path.stat().st_mtime > _NEW_S:
+                visitor.settimeout(0)
+                try:
+                    visitor.connect(str(path))
+                except ConnectionRefusedError:
+                    path.unlink()
+                except OSError:
+                    pass  # it is busy, so alive
 
 
 def reap() -> None:

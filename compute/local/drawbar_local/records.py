@@ -33,6 +33,23 @@ LOCK_FD = 197
 """The descriptor that holds the lock in a job's processes: out of the way of shells (10 up, 255)."""
 
 _MAX_BYTES = 1 << 20
+_NUMBER = (int, float)
+_FIELDS: dict[str, dict[str, Any]] = {
+    "claim": {"host": str, "supervisor": int, "since": (int, type(None)), "socket": str},
+    "start": {"pid": int, "time": _NUMBER},
+    "end": {
+        **dict.fromkeys(("exit", "signal", "pid"), (int, type(None))),
+        **dict.fromkeys(("cpu_s", "peak_memory_mib", "started"), (*_NUMBER, type(None))),
+        "reason": (str, type(None)),
+        "message": str,
+        "host": str,
+        "finished": _NUMBER,
+    },
+    "void": {"issuer": str, "turn": int},
+}
+
+encode = json.JSONEncoder(separators=(",", ":")).encode
+"""The JSON text of a value, on one line."""
 
 
 class Record:
@@ -48,16 +65,17 @@ class Record:
         self.void: dict[str, Any] | None = None
         for line in data.splitlines():
             try:
-                (kind, value), *_ = json.loads(line).items()
-            except (ValueError, AttributeError):
+                ((kind, value),) = json.loads(line).items()
+                fitting = all(isinstance(value[name], type_) for name, type_ in _FIELDS[kind].items())
+            except (ValueError, AttributeError, KeyError, TypeError):
                 continue  # torn by a crash of the machine, or not ours
-            if kind in self.__slots__ and isinstance(value, dict):
+            if fitting:
                 setattr(self, kind, value)
 
 
 def line(kind: str, value: dict[str, Any]) -> bytes:
     """One line of a record file."""
-    return json.dumps({kind: value}, separators=(",", ":")).encode() + b"\n"
+    return b'{"%s":%s}\n' % (kind.encode(), encode(value).encode())
 
 
 def read(directory: str) -> Record | None:
@@ -99,32 +117,29 @@ def claim(directory: str, claim_line: bytes, issuer: str, turn: int) -> int | No
         made = False
     except FileNotFoundError:
         os.makedirs(directory, exist_ok=True)
+    descriptor = None
     try:
         descriptor = _open(directory)
+        if _lock(descriptor, fcntl.LOCK_EX) and _free(descriptor, issuer, turn):
+            # This line also makes sure of the file's first block, so that the end fits on a full disk.
+            os.write(descriptor, claim_line)
+            return descriptor
     except OSError:
         if made:
-            os.rmdir(directory)
-        raise
-    taken = False
-    try:
-        if not _lock(descriptor, fcntl.LOCK_EX):
-            return None
-        if os.fstat(descriptor).st_size:
-            record = Record(os.read(descriptor, _MAX_BYTES), held=True)
-            void = record.void
-            if record.claim or (void and not (void["issuer"] == issuer and void["turn"] < turn)):
-                return None
-        # This line also makes sure of the file's first block, so that the end fits on a full disk.
-        try:
-            os.write(descriptor, claim_line)
-        except OSError:
             withdraw(directory)
-            raise
-        taken = True
-        return descriptor
-    finally:
-        if not taken:
+        if descriptor is not None:
             os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return None
+
+
+def _free(descriptor: int, issuer: str, turn: int) -> bool:
+    if not os.fstat(descriptor).st_size:
+        return True
+    record = Record(os.read(descriptor, _MAX_BYTES), held=True)
+    void = record.void
+    return record.claim is None and (not void or (void["issuer"] == issuer and void["turn"] < turn))
 
 
 def withdraw(directory: str) -> None:

@@ -111,7 +111,7 @@ class Driver:
 
     def tell(self, *message: object) -> None:
         """Put a message into the next packet."""
-        self.unsent += json.dumps(message, separators=(",", ":")).encode() + b"\n"
+        self.unsent += records.encode(message).encode() + b"\n"
 
     def flush(self) -> bool:
         """Send what can be sent now. False when nobody is there any more."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 import tempfile
@@ -46,7 +47,8 @@ def children() -> set[int]:
     """The processes that this one started and has not waited for."""
     pids = set()
     for task in Path("/proc/self/task").iterdir():
-        pids.update(map(int, (task / "children").read_text().split()))
+        with contextlib.suppress(FileNotFoundError):  # a thread that just ended
+            pids.update(map(int, (task / "children").read_text().split()))
     return pids
 
 

@@ -254,6 +254,42 @@ def test_an_orphan_that_ends_by_itself_is_lost(victim, directory, open_driver):
     assert driver.find(job)[job.tag].result.reason is Reason.LOST
 
 
+def test_a_supervisor_that_cannot_be_reached_is_believed(victim, directory, runtime, open_driver):
+    """Its socket is gone, but it lives, and so do its jobs: their records tell."""
+    dead = victim()
+    supervisor = dead.submit(*jobs(1))
+    dead.kill()
+    (path,) = runtime.iterdir()
+    path.rename(path.with_name("hidden"))
+    driver = open_driver()
+    (job,) = attempts(directory, 1)
+    assert driver.find(job)[job.tag].state is JobState.RUNNING
+    assert not driver.find()
+    (directory / "gate").touch()
+    assert driver.end(job).exit_code == 1
+    wait_for(lambda: gone(supervisor))
+    (runtime / "hidden").unlink()
+
+
+def test_processes_of_another_machine_are_left_alone(victim, directory, open_driver, monkeypatch):
+    dead = victim()
+    supervisor = dead.submit(*jobs(1))
+    (pid,) = started(directory, 1)
+    dead.process.send_signal(signal.SIGSTOP)
+    os.kill(supervisor, signal.SIGKILL)
+    monkeypatch.setattr("drawbar_local.backend._HOST", "elsewhere")
+    driver = open_driver()
+    (job,) = attempts(directory, 1)
+    assert driver.find(job)[job.tag].state is JobState.RUNNING
+    looked = []
+    monkeypatch.setattr(records, "read", lambda path, read=records.read: (looked.append(path), read(path))[1])
+    wait_for(lambda: len(looked) > 3)
+    assert not gone(pid)
+    (directory / "gate").touch()
+    assert driver.end(job).reason is Reason.LOST
+    dead.kill()
+
+
 def test_a_storm_of_killed_drivers_loses_and_doubles_nothing(victim, directory, open_driver):
     """The ledger is the judge: it is written by the jobs."""
     storm = random.Random(7)
@@ -280,6 +316,52 @@ def test_a_storm_of_killed_drivers_loses_and_doubles_nothing(victim, directory, 
         result = (status and status.result) or driver.end(each)
         assert result.exit_code == number
     assert sorted(map(int, (directory / "ledger").read_text().split())) == list(numbers)
+
+
+def test_a_storm_of_killed_supervisors_never_lets_two_attempts_overlap(directory, open_driver):
+    """What the first attempt writes stands before the second begins, and one attempt gets to its end."""
+    storm = random.Random(11)
+    driver = open_driver()
+    script = (
+        "for i in 1 2 3 4; do echo {0} {1} $i >> ledger; sleep 0.02; done & "
+        "setsid sh -c 'for i in 1 2 3 4; do echo {0} {1} $i >> ledger; sleep 0.02; done' & wait"
+    )
+
+    def job(number, tries):
+        return make_attempt(directory, number, script.format(number, tries), tries=tries)
+
+    def submit(new):
+        while new:
+            answers = driver.submit(*new)
+            doubtful = [
+                each for each, answer in zip(new, answers, strict=True) if isinstance(answer, InDoubt)
+            ]
+            found = driver.find(*doubtful)
+            new = [each for each in doubtful if each.tag not in found]
+
+    current = {number: job(number, 1) for number in range(20)}
+    submit(list(current.values()))
+    kills = 0
+    while current:
+        if kills < 8 and driver.backend._own:
+            time.sleep(storm.random() * 0.06)  # the instant of the kill; nothing is waited for
+            if own := driver.backend._own:
+                os.kill(own.child, signal.SIGKILL)
+                kills += 1
+        ends = {number: driver.end(each) for number, each in current.items()}
+        for number, result in ends.items():
+            if result.ok:
+                del current[number]
+            else:
+                assert result.reason is Reason.LOST
+                current[number] = job(number, current[number].number + 1)
+        submit(list(current.values()))
+    lines = [tuple(map(int, line.split())) for line in (directory / "ledger").read_text().splitlines()]
+    for number in range(20):
+        own = [line[1:] for line in lines if line[0] == number]
+        assert [tries for tries, _ in own] == sorted(tries for tries, _ in own)
+        last = max(tries for tries, _ in own)
+        assert [tries for tries, step in own if step == 4].count(last) == 2
 
 
 def test_nothing_is_left_when_nobody_needs_it(directory, open_driver, runtime):

@@ -10,12 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from drawbar.backend import Refused
 from drawbar.errors import BackendError
 from drawbar.plugins import load_plugins
 from drawbar_local import link, machine, processes, records
 from drawbar_local.backend import LocalBackend
 
-CLAIM = records.line("claim", {"host": "here"})
+CLAIMED = {"host": "here", "supervisor": 7, "since": None, "socket": "/none"}
+CLAIM = records.line("claim", CLAIMED)
 
 
 def claim(directory, issuer="me", turn=1):
@@ -55,10 +57,10 @@ def test_a_void_stops_what_was_submitted_before(tmp_path):
 
 
 def test_a_torn_line_is_left_out(tmp_path):
-    (tmp_path / "record").write_bytes(CLAIM + b'{"start": {"pid": 1}}\n{"end": {"ex')
+    (tmp_path / "record").write_bytes(CLAIM + b'{"start": {"pid": 1, "time": 1.5}}\n{"end": {"ex')
     record = records.read(str(tmp_path))
-    assert record.claim == {"host": "here"}
-    assert record.start == {"pid": 1}
+    assert record.claim == CLAIMED
+    assert record.start == {"pid": 1, "time": 1.5}
     assert record.end is None
     assert not record.held
 
@@ -68,6 +70,14 @@ def test_a_failed_claim_leaves_nothing(tmp_path):
     with pytest.raises(OSError, match="Not a directory"):
         claim(tmp_path / "file" / "attempt")
     assert sorted(tmp_path.iterdir()) == [tmp_path / "file"]
+
+
+def test_a_line_that_does_not_fit_is_left_out(tmp_path):
+    lines = (b'{"start": {"pid": "1", "time": 1}}', b'{"end": {"exit": 0}}', b"[]", b"7", b'{"claim": 1}')
+    (tmp_path / "record").write_bytes(CLAIM + b"\n".join(lines) + b"\n")
+    record = records.read(str(tmp_path))
+    assert record.claim == CLAIMED
+    assert (record.start, record.end, record.void) == (None, None, None)
 
 
 # Watchers, in a process of their own since they are about its children
@@ -150,6 +160,27 @@ def test_the_directory_of_sockets_is_for_this_user_alone(tmp_path, runtime):
     for bad in (tmp_path / "link", tmp_path / "no" / "such" / "place", tmp_path / ("x" * 100)):
         with pytest.raises(BackendError, match="runtime_directory"):
             link.runtime_directory(str(bad), create=True)
+
+
+def test_without_a_directory_for_sockets_jobs_are_refused(open_driver, runtime):
+    driver = open_driver()
+    runtime.chmod(0o755)
+    (answer,) = driver.submit(driver.shell("exit 0"))
+    assert isinstance(answer, Refused)
+    assert str(runtime) in answer.message
+    runtime.chmod(0o700)
+
+
+def test_sockets_of_killed_supervisors_are_swept(open_driver, runtime):
+    old, new = runtime / "old", runtime / "new"
+    for path in (old, new):
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(path))
+    os.utime(old, (0, 0))
+    driver = open_driver()
+    driver.run(driver.shell("exit 0"))
+    assert not old.exists()
+    assert new.exists()
 
 
 def test_a_supervisor_that_cannot_start_says_why(open_driver, monkeypatch):
