@@ -307,7 +307,8 @@ class RunSpec:
     """What was asked for when a run was made; it does not change afterwards.
 
     `source` is the analysis as the user wrote it, `definition` the run's own copy of it; both are
-    directories, `document` is the path of the analysis file inside them.
+    directories, `document` is the path of the analysis file inside them, and `fragment` the part of it
+    that is meant, behind a `#`.
     """
 
     id: str
@@ -317,6 +318,7 @@ class RunSpec:
     document: str
     workspace: str
     created: float
+    fragment: str | None = None
     in_place: bool = False
     parameters: Mapping[str, Any] = field(default_factory=dict)
     parameters_file: str | None = None

@@ -1,0 +1,5 @@
+"""`python -m drawbar.cli`."""
+
+from drawbar.cli import main
+
+main()
