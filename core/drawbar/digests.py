@@ -203,9 +203,9 @@ class Digests:
         pending = [(root, "")]
         while pending:
             directory, prefix = pending.pop()
-            with naming("read", directory):
+            with naming("read", directory), os.scandir(directory) as entries_found:
                 status = os.stat(directory)
-                found = sorted(os.scandir(directory), key=lambda entry: entry.name)
+                found = sorted(entries_found, key=lambda entry: entry.name)
             newest = max(newest, status.st_mtime_ns)
             earlier = first_place.setdefault((status.st_dev, status.st_ino), prefix)
             if earlier != prefix:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from drawbar.digests import Digests
 from drawbar.errors import InfrastructureError, SpecError
+from drawbar.publish import Keep, discard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -283,6 +284,7 @@ class TestTree:
         finally:
             os.chdir(here)
         assert Digests(memo).tree(root)
+        discard(root, Keep.NONE)  # too deep for who cleans up after tests
 
     @settings(max_examples=30, suppress_health_check=list(HealthCheck), deadline=None)
     @given(
