@@ -15,32 +15,28 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 from typing import Any
 
-from drawbar.backend import Accepted, InDoubt, JobStatus, Refused, Submission
+from drawbar.backend import Accepted, Attempt, InDoubt, JobStatus, Refused, Submission
 from drawbar.codec import CodecError, decode
 from drawbar.engine import Lookup
-from drawbar.errors import EngineDied, InfrastructureError
+from drawbar.errors import EngineDied
 from drawbar.home import RunDirectory
 from drawbar.hookspecs import Event
 from drawbar.identity import directory_name, tag_of
-from drawbar.lanes import Lanes
 from drawbar.model import INFRASTRUCTURE, TRANSITIONS, JobResult, JobSpec, JobState, Reason
 from drawbar.placement import Placer
-from drawbar.queueing import Budget, Cost, Queue, Rate
+from drawbar.places import Place, Post
+from drawbar.queueing import Budget, Cost, Rate
 from drawbar.settings import Limits, Settings
 from drawbar.store import ACCEPTED, DISCARDED, REJECTED, AttemptRow, Store, dumps
 from drawbar.wire import Message
 
 Name = tuple[str, int]
 """Identity and try number."""
-Post = Callable[[Callable[[], None]], None]
-"""Has a function called on the driver's thread; may be called from any thread."""
-
-_FIRST_LOOK_S = 0.2
-_LONGEST_LOOK_S = 30.0
 _CANCEL_AGAIN_S = 10.0
 
 
@@ -54,23 +50,6 @@ class Counts:
     finished: int = 0
     failed: int = 0
     cached: int = 0
-
-
-@dataclass(slots=True)
-class _Place:
-    """A backend in use: its lanes, its queue, and what is to be told or asked together."""
-
-    name: str
-    lanes: Lanes
-    queue: Queue[AttemptRow]
-    to_submit: list[AttemptRow] = field(default_factory=list)
-    to_forget: list[AttemptRow] = field(default_factory=list)
-    doubts: dict[str, tuple[AttemptRow, float]] = field(default_factory=dict)
-    """Attempts to look up, with the monotonic time until which they may be missing."""
-    look_at: float = 0.0
-    look_s: float = _FIRST_LOOK_S
-    looking: bool = False
-    trouble: str = ""
 
 
 class Dispatcher:
@@ -100,8 +79,8 @@ class Dispatcher:
         self._post = post
         self._send = send
         self._observe = observe
-        self._places: dict[str, _Place] = {}
-        self._budget = _budget("the limit of all backends", settings.limits)
+        self._places: dict[str, Place] = {}
+        self._budget = Budget.of("the limit of all backends", settings.limits)
         self._rate = Rate(settings.limits.submissions_per_minute)
         self._history: dict[Name, list[AttemptRow]] = {}
         self._active: dict[str, AttemptRow] = {}
@@ -130,9 +109,8 @@ class Dispatcher:
                 place = self._place(row.backend)
                 self._active[row.tag] = row
                 self.counts.running += 1
-                for budget in place.queue.budgets:
-                    budget.take(Cost.of(self._spec(row).resources))
-                place.doubts[row.tag] = (row, time.monotonic() + place.lanes.backend.grace_s)
+                place.queue.take(Cost.of(self._spec(row).resources))
+                place.doubt(self._attempt(row))
         self._store.set_outcomes(never)
 
     @property
@@ -148,7 +126,7 @@ class Dispatcher:
     @property
     def trouble(self) -> list[str]:
         """What backends cannot do at the moment."""
-        return [f"{place.name}: {place.trouble}" for place in self._places.values() if place.trouble]
+        return [f"{place.name}: {place.problem}" for place in self._places.values() if place.problem]
 
     def discard(self, rows: Iterable[AttemptRow]) -> None:
         """These results do not count any more; their jobs are repeated."""
@@ -270,40 +248,35 @@ class Dispatcher:
         """Hand over what may be handed over; the end of every round."""
         now = time.monotonic()
         for place in self._places.values():
+            batch: list[AttemptRow] = []
             while not self.cancelling and (row := place.queue.pop(now)) is not None:
                 row.state, row.submitted = JobState.SUBMITTED, time.time()
+                row.batch = batch[0].tag if batch else row.tag
                 self._active[row.tag] = row
-                self.counts.queued -= 1
-                self.counts.running += 1
-                place.to_submit.append(row)
-            if place.to_submit:
-                batch, place.to_submit = place.to_submit, []
-                for row in batch:
-                    row.batch = batch[0].tag
+                batch.append(row)
+            if batch:
+                self.counts.queued -= len(batch)
+                self.counts.running += len(batch)
                 self._store.set_states(batch)
-                self.effects.append(lambda place=place, batch=batch: self._submit(place, batch))  # type: ignore[misc]
+                self.effects.append(partial(self._submit, place, batch))
                 for row in batch:
                     self._report(row)
-            if place.to_forget:
-                ended, place.to_forget = place.to_forget, []
-                self.effects.append(lambda place=place, ended=ended: self._forget(place, ended))  # type: ignore[misc]
-            if place.doubts and not place.looking and now >= place.look_at:
-                place.looking = True
-                self.effects.append(lambda place=place: self._find(place))  # type: ignore[misc]
-            place.lanes.overdue(now)
+            if place.ended:
+                ended, place.ended = place.ended, []
+                self.effects.append(partial(place.forget, [self._attempt(row) for row in ended]))
+                for row in ended:
+                    self._specs.pop(row.tag, None)
+            self.effects.append(partial(place.look, self._lost))
+            place.overdue()
         if self.cancelling and self._active and now >= self._cancel_again:
             self._cancel(list(self._active.values()))
 
     def wait_s(self) -> float | None:
         """When `dispatch` should be called again although nothing has happened; None for never."""
-        now = time.monotonic()
-        waits = [wait for place in self._places.values() if (wait := place.queue.wait_s) is not None]
-        waits += [
-            place.look_at - now for place in self._places.values() if place.doubts and not place.looking
-        ]
+        waits = [place.wait_s() for place in self._places.values()]
         if self.cancelling and self._active:
-            waits.append(self._cancel_again - now)
-        return max(0.0, min(waits)) if waits else None
+            waits.append(max(0.0, self._cancel_again - time.monotonic()))
+        return min((wait for wait in waits if wait is not None), default=None)
 
     def check_waiting(self) -> None:
         """End what has waited too long at its backend; called once per heartbeat."""
@@ -322,30 +295,12 @@ class Dispatcher:
     def close(self) -> None:
         """Let go of the backends; jobs stay alive."""
         for place in self._places.values():
-            place.lanes.close()
-            place.lanes.backend.close()
+            place.close()
 
-    def _submit(self, place: _Place, batch: list[AttemptRow]) -> None:
-        attempts = [replace(row.attempt(self._workspace), spec=self._spec(row)) for row in batch]
+    def _submit(self, place: Place, batch: list[AttemptRow]) -> None:
+        place.submit([self._attempt(row) for row in batch], partial(self._submitted, place, batch))
 
-        def done(answers: Any, error: Exception | None) -> None:
-            self._post(lambda: self._submitted(place, batch, answers, error))
-
-        place.lanes.submits.call(lambda: place.lanes.backend.submit(attempts), done)
-
-    def _submitted(
-        self,
-        place: _Place,
-        batch: list[AttemptRow],
-        answers: Sequence[Submission] | None,
-        error: Exception | None,
-    ) -> None:
-        if answers is None or len(answers) != len(batch):
-            message = str(error or "the backend gave another number of answers than it was asked for")
-            answers = [InDoubt(message=message)] * len(batch)
-            place.trouble = message
-        else:
-            place.trouble = ""
+    def _submitted(self, place: Place, batch: list[AttemptRow], answers: Sequence[Submission]) -> None:
         for row, answer in zip(batch, answers, strict=True):
             if row.tag not in self._active:
                 continue
@@ -356,43 +311,12 @@ class Dispatcher:
                     self._end(row, JobResult(reason=answer.reason, message=answer.message))
                 case InDoubt():
                     row.message = answer.message
-                    place.doubts[row.tag] = (row, time.monotonic() + place.lanes.backend.grace_s)
-                    place.look_at = time.monotonic() + place.look_s
+                    place.doubt(self._attempt(row))
 
-    def _find(self, place: _Place) -> None:
-        rows = [row for row, _ in place.doubts.values()]
-        attempts = [replace(row.attempt(self._workspace), spec=self._spec(row)) for row in rows]
-
-        def done(found: Any, error: Exception | None) -> None:
-            self._post(lambda: self._found(place, rows, found, error))
-
-        place.lanes.others.call(lambda: place.lanes.backend.find(attempts), done)
-
-    def _found(
-        self,
-        place: _Place,
-        rows: list[AttemptRow],
-        found: Mapping[str, JobStatus] | None,
-        error: Exception | None,
-    ) -> None:
-        place.looking = False
-        now = time.monotonic()
-        place.look_s = min(2 * place.look_s, _LONGEST_LOOK_S)
-        place.look_at = now + place.look_s
-        place.trouble = str(error) if error else ""
-        if found is None:
-            return
-        for row in rows:
-            status = found.get(row.tag)
-            _, until = place.doubts[row.tag]
-            if status is not None:
-                del place.doubts[row.tag]
-                self.status([status])
-            elif now >= until and row.tag in self._active:
-                del place.doubts[row.tag]
-                self._end(row, JobResult(reason=Reason.LOST, message="its backend does not know it"))
-        if not place.doubts:
-            place.look_s = _FIRST_LOOK_S
+    def _lost(self, tag: str) -> None:
+        if tag in self._active:
+            message = "its backend does not know it"
+            self._end(self._active[tag], JobResult(reason=Reason.LOST, message=message))
 
     def status(self, statuses: Sequence[JobStatus]) -> None:
         """A backend told of its jobs; ends count once, going back counts never."""
@@ -415,24 +339,8 @@ class Dispatcher:
         self._cancel_again = time.monotonic() + _CANCEL_AGAIN_S
         rows = sorted((row for row in rows if row.tag in self._active), key=lambda row: row.backend)
         for name, group in groupby(rows, key=lambda row: row.backend):
-            place = self._place(name)
-            attempts = [replace(row.attempt(self._workspace), spec=self._spec(row)) for row in group]
-
-            def done(_: Any, error: Exception | None, place: _Place = place) -> None:
-                if error is not None:
-                    self._post(lambda: setattr(place, "trouble", str(error)))
-
-            self.effects.append(
-                lambda place=place, attempts=attempts, done=done: place.lanes.others.call(  # type: ignore[misc]
-                    lambda: place.lanes.backend.cancel(attempts), done
-                )
-            )
-
-    def _forget(self, place: _Place, rows: list[AttemptRow]) -> None:
-        attempts = [replace(row.attempt(self._workspace), spec=self._spec(row)) for row in rows]
-        for row in rows:
-            self._specs.pop(row.tag, None)
-        place.lanes.others.call(lambda: place.lanes.backend.forget(attempts), lambda *_: None)
+            attempts = [self._attempt(row) for row in group]
+            self.effects.append(partial(self._place(name).cancel, attempts))
 
     # the life of an attempt
 
@@ -483,8 +391,8 @@ class Dispatcher:
         spec = self._spec(row)
         if self._active.pop(row.tag, None) is not None:
             place.queue.release(Cost.of(spec.resources))
-            place.doubts.pop(row.tag, None)
-            place.to_forget.append(row)
+            place.known(row.tag)
+            place.ended.append(row)
             self.counts.running -= 1
             waited = (
                 row.submitted is not None and time.time() - row.submitted > self._settings.unschedulable_s
@@ -545,7 +453,17 @@ class Dispatcher:
             spec = self._specs[row.tag] = row.spec
         return spec
 
-    def _place(self, name: str) -> _Place:
+    def _attempt(self, row: AttemptRow) -> Attempt:
+        return Attempt(
+            tag=row.tag,
+            run=row.run,
+            number=row.number,
+            record=row.record,
+            workspace=self._workspace,
+            spec=self._spec(row),
+        )
+
+    def _place(self, name: str) -> Place:
         place = self._places.get(name)
         if place is None:
             backend = self._placer.get(name)
@@ -554,18 +472,12 @@ class Dispatcher:
             limits = configured.limits if configured else Limits()
             budgets = [
                 self._budget,
-                _budget(f"the limit of backend {name!r}", limits),
+                Budget.of(f"the limit of backend {name!r}", limits),
                 Budget(f"the backend {name!r}", capacity.jobs, capacity.cpus, capacity.memory_mib),
             ]
             rates = [self._rate, Rate(limits.submissions_per_minute)]
-            place = _Place(name, Lanes.of(name, backend), Queue(budgets, rates))
+            place = Place(name, backend, budgets, rates, post=self._post, heard=self.status)
             self._places[name] = place
-            try:
-                backend.start(_Sink(self, place))
-            except InfrastructureError:
-                raise
-            except Exception as error:
-                raise InfrastructureError(f"the backend {name!r} cannot be started: {error}") from error
         return place
 
     def _report(self, row: AttemptRow, reason: Reason | None = None) -> None:
@@ -582,23 +494,3 @@ class Dispatcher:
                 message=row.message,
             )
         )
-
-
-class _Sink:
-    """Where a backend tells what happened, from any thread."""
-
-    def __init__(self, dispatcher: Dispatcher, place: _Place) -> None:
-        self._dispatcher = dispatcher
-        self._place = place
-
-    def status(self, statuses: Sequence[JobStatus]) -> None:
-        """See `drawbar.backend.EventSink`."""
-        self._dispatcher._post(lambda: self._dispatcher.status(statuses))
-
-    def trouble(self, message: str) -> None:
-        """See `drawbar.backend.EventSink`."""
-        self._dispatcher._post(lambda: setattr(self._place, "trouble", message))
-
-
-def _budget(name: str, limits: Limits) -> Budget:
-    return Budget(name, limits.jobs_in_flight, limits.cpus, limits.memory_mib)

@@ -1,8 +1,7 @@
-"""Calls of a backend's methods, each on a thread of that backend and with a deadline.
+"""Calls of a backend's methods, one after another on a thread of their own, each with a deadline.
 
-A backend has two lanes: submits in one, everything else in the other, so that a slow submit delays
-neither a cancel nor another backend. A call that passes its deadline is given up: its answer counts
-as an error, and a new thread takes the lane over, since a thread cannot be stopped.
+A call that passes its deadline is given up: its answer counts as an error, and a new thread takes the
+lane over, since a thread cannot be stopped.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from drawbar.backend import Backend
 from drawbar.errors import BackendError
 
 
@@ -98,31 +96,3 @@ class Lane:
                 if self._current is call:
                     self._current = None
             call.finish(value, error)
-
-
-@dataclass(slots=True)
-class Lanes:
-    """The two lanes of one backend."""
-
-    backend: Backend
-    submits: Lane
-    others: Lane
-
-    @classmethod
-    def of(cls, name: str, backend: Backend) -> Lanes:
-        """Lanes for a backend; no thread is started before the first call."""
-        return cls(
-            backend,
-            Lane(f"drawbar-{name}-submit", backend.deadline_s),
-            Lane(f"drawbar-{name}", backend.deadline_s),
-        )
-
-    def overdue(self, now: float) -> None:
-        """Give up calls past their deadline."""
-        self.submits.overdue(now)
-        self.others.overdue(now)
-
-    def close(self) -> None:
-        """Stop both lanes."""
-        self.submits.close()
-        self.others.close()

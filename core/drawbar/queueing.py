@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
 from drawbar.model import Resources
+from drawbar.settings import Limits
 
 _PATIENCE = 100
 
@@ -42,6 +43,11 @@ class Budget:
     used_jobs: int = 0
     used_cpus: float = 0.0
     used_memory_mib: int = 0
+
+    @classmethod
+    def of(cls, name: str, limits: Limits) -> Budget:
+        """The budget that settings give."""
+        return cls(name, limits.jobs_in_flight, limits.cpus, limits.memory_mib)
 
     def excess(self, cost: Cost) -> str | None:
         """Why a job can never fit, or None."""
@@ -124,10 +130,14 @@ class Queue(Generic[T]):
                 if not all(rate.allow(now) for rate in self.rates):
                     return None
                 self.passed += place > 0
-                for budget in self.budgets:
-                    budget.take(cost)
+                self.take(cost)
                 return self._remove(cost)
         return None
+
+    def take(self, cost: Cost) -> None:
+        """A job is in flight: count it into the budgets."""
+        for budget in self.budgets:
+            budget.take(cost)
 
     def release(self, cost: Cost) -> None:
         """A job ended: count it out of the budgets."""

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from drawbar.backend import Attempt
 from drawbar.codec import decode, encode
 from drawbar.errors import LeaseError, StoreError
 from drawbar.lease import Lease
@@ -101,17 +100,6 @@ class AttemptRow:
     def records(self) -> list[FileRecord]:
         """Its outputs as accepted."""
         return [decode(FileRecord, each) for each in json.loads(self.outputs or "[]")]
-
-    def attempt(self, workspace: str) -> Attempt:
-        """The attempt as backends know it."""
-        return Attempt(
-            tag=self.tag,
-            run=self.run,
-            number=self.number,
-            record=self.record,
-            workspace=workspace,
-            spec=self.spec,
-        )
 
 
 _COLUMNS = (
