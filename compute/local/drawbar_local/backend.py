@@ -6,12 +6,11 @@ import contextlib
 import fnmatch
 import os
 import selectors
-import signal
 import sys
 import threading
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -30,21 +29,19 @@ from drawbar.backend import (
     Submission,
 )
 from drawbar.errors import BackendError, Problem
-from drawbar.model import JobResult, JobSpec, JobState, Reason, judge
+from drawbar.model import JobSpec
 from drawbar.options import Options as BaseOptions
 from drawbar.options import option
 
 from drawbar_local import link as links
-from drawbar_local import machine, processes, records
+from drawbar_local import machine, processes, records, results
 from drawbar_local.link import Link
+from drawbar_local.strays import Strays
 
 BASE_ENVIRONMENT = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_*", "TMPDIR", "TZ")
 """Variables of the driver that jobs get; the rest comes from their specification."""
 
-_HOST = os.uname().nodename
 _CLAIM_S = 5.0
-_TROUBLE_S = 30.0
-_FIRST_LOOK_S, _LONGEST_LOOK_S = 0.02, 1.0
 _REST = "processes that are left of it are being ended"
 
 
@@ -119,15 +116,13 @@ class LocalBackend(Backend):
         )
         self._issuer = uuid.uuid4().hex
         self._turn = 0
+        self._strays = Strays()
         self._lock = threading.Lock()  # guards what follows
         self._own: Link | None = None
         self._links: dict[str, Link] = {}
         self._unregistered: list[Link] = []
         self._replies: dict[Link, SimpleQueue[list[str] | None]] = {}
         self._jobs: dict[str, _Job] = {}
-        self._strays: dict[str, Attempt] = {}
-        self._stray_since = 0.0
-        self._look_s = _FIRST_LOOK_S
         self._told: set[str] = set()
         self._closing = False
         self._finding = threading.Lock()
@@ -202,9 +197,9 @@ class LocalBackend(Backend):
                     if job and job.batch:
                         raise BackendError(f"{attempt.spec.name} is still being submitted", transient=True)
                     if job:
-                        answer[attempt.tag] = _running(attempt.tag, job.native_id)
+                        answer[attempt.tag] = results.running(attempt.tag, job.native_id)
                     elif attempt.tag in self._strays:
-                        answer[attempt.tag] = _running(attempt.tag, message=_REST)
+                        answer[attempt.tag] = results.running(attempt.tag, message=_REST)
                     else:
                         unknown.append(attempt)
             try:
@@ -219,8 +214,12 @@ class LocalBackend(Backend):
         """TERM to the job's process group, KILL after the grace."""
         self._stop(attempts)
         with self._lock:
-            known = self._jobs.keys() | self._strays.keys() | self._told
-        unknown = [each for each in attempts if each.tag not in known and Path(each.record).exists()]
+            known = self._jobs.keys() | self._told
+        unknown = [
+            each
+            for each in attempts
+            if each.tag not in known and each.tag not in self._strays and Path(each.record).exists()
+        ]
         if unknown:
             self.find(unknown)
             self._stop(unknown)
@@ -231,12 +230,10 @@ class LocalBackend(Backend):
             for attempt in attempts:
                 if job := self._jobs.get(attempt.tag):
                     by_link.setdefault(job.link, []).append(attempt.tag)
-            strays = {each.tag: each.record for each in attempts if each.tag in self._strays}
         for link, tags in by_link.items():
             with contextlib.suppress(OSError):  # its supervisor is dead: they are being ended
                 link.send("cancel", tags)
-        if strays:
-            processes.kill(strays)
+        self._strays.stop(attempts)
 
     def forget(self, attempts: Sequence[Attempt]) -> None:
         """Records and logs stay: they are the run's."""
@@ -250,8 +247,10 @@ class LocalBackend(Backend):
         self._closing = True
         self._wake()
         self._reader.join()
-        os.close(self._wake_read)
-        os.close(self._wake_write)
+        ends = (self._wake_read, self._wake_write)
+        self._wake_read = self._wake_write = -1
+        for descriptor in ends:
+            os.close(descriptor)
         links.reap()
 
     # Submission
@@ -330,25 +329,27 @@ class LocalBackend(Backend):
             if record.held:
                 alive.setdefault((record.claim or {}).get("socket", ""), []).append(attempt)
             elif record.end:
-                answer[attempt.tag] = _ended(attempt, record.end)
+                answer[attempt.tag] = results.ended(attempt, record.end)
             else:
                 gone.append(attempt)
         for path, group in alive.items():
             watched = self._watch(path, group)
             for attempt in group:
                 if attempt.tag in watched:
-                    answer[attempt.tag] = _running(attempt.tag)
+                    answer[attempt.tag] = results.running(attempt.tag)
                 elif (record := records.read(attempt.record)) and record.end and not record.held:
-                    answer[attempt.tag] = _ended(attempt, record.end)
+                    answer[attempt.tag] = results.ended(attempt, record.end)
                 else:
                     self._add_strays([attempt])
-                    answer[attempt.tag] = _running(attempt.tag, message=_REST)
+                    answer[attempt.tag] = results.running(attempt.tag, message=_REST)
         if gone:
             left = processes.kill({attempt.tag: attempt.record for attempt in gone})
             self._add_strays([attempt for attempt in gone if attempt.tag in left])
             for attempt in gone:
                 answer[attempt.tag] = (
-                    _running(attempt.tag, message=_REST) if attempt.tag in left else _lost(attempt)
+                    results.running(attempt.tag, message=_REST)
+                    if attempt.tag in left
+                    else results.lost(attempt)
                 )
 
     def _record(self, attempt: Attempt, turn: int) -> records.Record | None:
@@ -373,7 +374,6 @@ class LocalBackend(Backend):
             if link is None:
                 return set()
             with self._lock:
-                self._links[path] = link
                 self._add(link)
         with self._lock:
             replies = self._replies.setdefault(link, SimpleQueue())
@@ -387,8 +387,15 @@ class LocalBackend(Backend):
         except OSError:
             watched = None
         except Empty as error:
+            link.shut()
             raise BackendError(f"the supervisor at {path} does not answer", transient=True) from error
-        return set(watched or ())
+        if watched is None:
+            return set()  # the end of the connection took care of them
+        with self._lock:
+            for attempt in attempts:
+                if attempt.tag not in watched:
+                    self._jobs.pop(attempt.tag, None)
+        return set(watched)
 
     # The reader's thread
 
@@ -401,8 +408,7 @@ class LocalBackend(Backend):
                     for link in self._unregistered:
                         selector.register(link.connection, selectors.EVENT_READ, link)
                     self._unregistered.clear()
-                    strays = bool(self._strays)
-                timeout = max(0.0, next_look - time.monotonic()) if strays else None
+                timeout = max(0.0, next_look - time.monotonic()) if self._strays else None
                 for key, _ in selector.select(timeout):
                     if key.data is None:
                         os.read(self._wake_read, 4096)
@@ -414,9 +420,8 @@ class LocalBackend(Backend):
                         self._mourn(key.data)
                         next_look = 0.0
                 if self._strays and time.monotonic() >= next_look:
-                    self._look_at_strays()
-                    next_look = time.monotonic() + self._look_s
-                    self._look_s = min(2 * self._look_s, _LONGEST_LOOK_S)
+                    self._tell(self._strays.look(self._events.trouble))
+                    next_look = time.monotonic() + self._strays.pause_s
         self._release()
 
     def _hear(self, link: Link, messages: Sequence[Sequence[Any]]) -> None:
@@ -431,10 +436,10 @@ class LocalBackend(Backend):
                     continue
                 if kind == "ended":
                     del self._jobs[what]
-                    statuses[what] = _ended(job.attempt, rest[0])
+                    statuses[what] = results.ended(job.attempt, rest[0])
                 elif kind == "started":
                     job.native_id = str(rest[0] or "")
-                    statuses[what] = _running(what, job.native_id)
+                    statuses[what] = results.running(what, job.native_id)
                     if job.batch:
                         job.batch.answer(what, Accepted(native_id=job.native_id))
                         job.batch = None
@@ -464,51 +469,8 @@ class LocalBackend(Backend):
                 if job.batch:
                     message = f"the supervisor of local jobs died while it was asked{words}"
                     job.batch.answer(job.attempt.tag, InDoubt(message=message))
-        self._events.trouble(f"the supervisor of {len(jobs)} local jobs died{words}")
-
-    def _look_at_strays(self) -> None:
-        """End what is left of jobs without a supervisor, and tell the ends of those with nothing left."""
-        with self._lock:
-            strays = list(self._strays.values())
-        seen: list[tuple[Attempt, records.Record | None]] = []
-        orphans: dict[str, str] = {}
-        alive: dict[tuple[int, int | None], bool] = {}
-        for attempt in strays:
-            try:
-                record = records.read(attempt.record)
-            except OSError as error:
-                self._events.trouble(f"the record of {attempt.spec.name} cannot be read: {error}")
-                continue
-            seen.append((attempt, record))
-            claim = (record and record.claim) or {"host": _HOST}
-            if claim["host"] != _HOST:
-                continue
-            supervisor = (claim.get("supervisor", 0), claim.get("since"))
-            if supervisor not in alive:
-                alive[supervisor] = bool(supervisor[0]) and processes.alive(*supervisor)
-            if not alive[supervisor]:
-                orphans[attempt.tag] = attempt.record
-                if record and record.held and record.start:
-                    processes.kill_group(record.start["pid"], supervisor[0])
-        left = processes.kill(orphans)
-        gone = [
-            (attempt, record)
-            for attempt, record in seen
-            if attempt.tag not in left and not (record and record.held)
-        ]
-        with self._lock:
-            for attempt, _ in gone:
-                self._strays.pop(attempt.tag, None)
-            if self._strays and time.monotonic() > self._stray_since + _TROUBLE_S:
-                self._stray_since = time.monotonic()
-                names = ", ".join(sorted(each.spec.name for each in self._strays.values())[:5])
-                self._events.trouble(f"waiting for the processes of jobs without a supervisor: {names}")
-        self._tell(
-            [
-                _ended(attempt, record.end) if record and record.end else _lost(attempt)
-                for attempt, record in gone
-            ]
-        )
+        if jobs or words:
+            self._events.trouble(f"the supervisor of {len(jobs)} local jobs is gone{words}")
 
     def _release(self) -> None:
         with self._lock:
@@ -532,16 +494,14 @@ class LocalBackend(Backend):
 
     def _add_strays(self, attempts: Sequence[Attempt]) -> None:
         if attempts:
-            with self._lock:
-                self._stray_since = time.monotonic()
-                self._look_s = _FIRST_LOOK_S
-                self._strays.update({attempt.tag: attempt for attempt in attempts})
+            self._strays.add(attempts)
             self._wake()
 
     def _wake(self) -> None:
-        os.write(self._wake_write, b".")
+        with contextlib.suppress(OSError):  # closed: there is nobody to wake
+            os.write(self._wake_write, b".")
 
-    def _tell(self, statuses: Any) -> None:
+    def _tell(self, statuses: Iterable[JobStatus]) -> None:
         """Pass news on; the end of an attempt only once."""
         news = []
         with self._lock:
@@ -565,54 +525,3 @@ def _fields(attempt: Attempt) -> list[Any]:
         *(spec.stdin, spec.stdout, spec.stderr),
         *(spec.resources.walltime_s, spec.resources.memory_limit_mib),
     ]
-
-
-def _running(tag: str, native_id: str = "", message: str = "") -> JobStatus:
-    return JobStatus(tag=tag, state=JobState.RUNNING, native_id=native_id, message=message)
-
-
-def _ended(attempt: Attempt, end: Mapping[str, Any]) -> JobStatus:
-    reason: Reason | None
-    message = end["message"]
-    if end["reason"]:
-        reason = Reason(end["reason"])
-    elif end["signal"]:
-        reason = Reason.KILLED
-        message = f"killed by {_signal_name(end['signal'])}{message}"
-    else:
-        reason = judge(attempt.spec, end["exit"])
-    native_id = str(end["pid"] or "")
-    result = JobResult(
-        exit_code=end["exit"],
-        reason=reason,
-        message=message,
-        started=end["started"],
-        finished=end["finished"],
-        cpu_s=end["cpu_s"],
-        peak_memory_mib=end["peak_memory_mib"],
-        host=end["host"],
-        native_id=native_id,
-        stdout=attempt.spec.stdout or f"{attempt.record}/stdout",
-        stderr=attempt.spec.stderr or f"{attempt.record}/stderr",
-    )
-    return JobStatus(
-        tag=attempt.tag, state=result.state, native_id=native_id, message=result.message, result=result
-    )
-
-
-def _lost(attempt: Attempt) -> JobStatus:
-    message = "its processes are gone, and so is the supervisor that would know how they ended"
-    result = JobResult(
-        reason=Reason.LOST,
-        message=message,
-        stdout=attempt.spec.stdout or f"{attempt.record}/stdout",
-        stderr=attempt.spec.stderr or f"{attempt.record}/stderr",
-    )
-    return JobStatus(tag=attempt.tag, state=result.state, message=message, result=result)
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return f"signal {number} ({signal.Signals(number).name})"
-    except ValueError:
-        return f"signal {number}"

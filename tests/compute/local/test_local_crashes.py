@@ -156,6 +156,30 @@ def test_two_drivers_see_the_same_end(victim, directory, open_driver):
     assert first.end(job) == second.end(job)
 
 
+def test_a_job_that_ends_while_it_is_looked_for_is_found(victim, directory, open_driver, monkeypatch):
+    """Its record said alive; by the time its supervisor is asked, it has ended."""
+    dead = victim()
+    dead.submit(*jobs(1), *jobs(2))
+    dead.kill()
+    driver = open_driver()
+    one, two = attempts(directory, 1, 2)
+    assert driver.find(two)[two.tag].state is JobState.RUNNING  # keeps the supervisor alive, and connected
+    read = records.read
+
+    def late(path):
+        record = read(path)
+        if path == one.record:
+            monkeypatch.setattr(records, "read", read)
+            (directory / "gate").touch()
+            wait_for(lambda: not read(path).held)
+            driver.end(two)
+        return record
+
+    monkeypatch.setattr(records, "read", late)
+    assert driver.find(one)[one.tag].result.exit_code == 1
+    assert driver.find(one)[one.tag].result.exit_code == 1
+
+
 def test_a_closed_terminal_ends_the_driver_and_not_its_jobs(victim, directory, open_driver):
     master, slave = os.openpty()
     leader = victim(os.ttyname(slave))
@@ -277,7 +301,7 @@ def test_processes_of_another_machine_are_left_alone(victim, directory, open_dri
     (pid,) = started(directory, 1)
     dead.process.send_signal(signal.SIGSTOP)
     os.kill(supervisor, signal.SIGKILL)
-    monkeypatch.setattr("drawbar_local.backend._HOST", "elsewhere")
+    monkeypatch.setattr("drawbar_local.strays.HOST", "elsewhere")
     driver = open_driver()
     (job,) = attempts(directory, 1)
     assert driver.find(job)[job.tag].state is JobState.RUNNING
