@@ -21,6 +21,7 @@ from itertools import groupby
 from typing import Any
 
 from drawbar.backend import Accepted, Attempt, InDoubt, JobStatus, Refused, Submission
+from drawbar.cache import Cache
 from drawbar.codec import CodecError, decode
 from drawbar.engine import Lookup
 from drawbar.errors import EngineDied
@@ -66,6 +67,7 @@ class Dispatcher:
         post: Post,
         send: Callable[[Message], None],
         observe: Callable[[Event], None],
+        cache: Cache | None = None,
     ) -> None:
         self.run = directory.id
         self.counts = Counts()
@@ -91,6 +93,9 @@ class Dispatcher:
         self._delayed: list[list[tuple[str, int, str]]] = []
         self._changed: dict[str, AttemptRow] = {}
         self._cancel_again = 0.0
+        self._cache = cache
+        self._fresh: list[AttemptRow] = []
+        """Accepted jobs that the cache has not been told of."""
 
     # starting
 
@@ -153,9 +158,9 @@ class Dispatcher:
         rows = self._history.get((identity, try_number), [])
         row = rows[-1] if rows else None
         if row is None:
-            return {"found": Lookup.MISS, "why": "it has not run before"}
+            return {"found": Lookup.MISS, "why": "it has not run before", **self._elsewhere(key)}
         if row.key != key:
-            return {"found": Lookup.MISS, "document": json.loads(row.document)}
+            return {"found": Lookup.MISS, "document": json.loads(row.document), **self._elsewhere(key)}
         if row.tag in self._active:
             return {"found": Lookup.RUNNING}
         if row.outcome == DISCARDED:
@@ -174,6 +179,34 @@ class Dispatcher:
             "outputs": json.loads(row.outputs or "[]"),
             "deleted": json.loads(row.deleted or "[]"),
         }
+
+    def _elsewhere(self, key: str) -> Mapping[str, Any]:
+        """What another run has for a key, if results of other runs may answer."""
+        found = self._cache.get(key) if self._cache is not None else None
+        if found is None:
+            return {}
+        return {
+            "elsewhere": {
+                "run": found.row.run,
+                "workspace": str(found.workspace),
+                "jobs": str(found.directory.jobs),
+                "result": json.loads(found.row.result_json or "null"),
+                "value": json.loads(found.row.value or "null"),
+                "outputs": json.loads(found.row.outputs or "[]"),
+                "deleted": json.loads(found.row.deleted or "[]"),
+            }
+        }
+
+    def adopt(self, job: Mapping[str, Any]) -> None:
+        """The engine has put what a job of another run left at this job's own place."""
+        row = self._new(decode(JobSpec, job["spec"]), job["key"], job["document"], f"as in {job['run']}")
+        row.state, row.outcome, row.origin = JobState.FINISHED, ACCEPTED, job["run"]
+        row.result_json, row.value = dumps(job["result"]), dumps(job["value"])
+        row.outputs, row.deleted = dumps(job["outputs"]), dumps(job["deleted"])
+        self._wanted.discard((row.identity, row.try_number))
+        self.counts.cached += 1
+        self._store.add_attempts([row])
+        self._report(row)
 
     def want(self, names: Iterable[Name]) -> None:
         """The engine waits for jobs that were found running; those that ended already are delivered."""
@@ -213,6 +246,8 @@ class Dispatcher:
         row.outcome = ACCEPTED
         row.value, row.outputs, row.deleted = dumps(value), dumps(outputs), dumps(deleted)
         self._store.set_outcomes([row])
+        if self._cache is not None and self._spec(row).reusable:
+            self._fresh.append(row)
         return row
 
     def reject(self, name: Name, reason: str, message: str) -> None:
@@ -268,6 +303,9 @@ class Dispatcher:
                     self._specs.pop(row.tag, None)
             self.effects.append(partial(place.look, self._lost))
             place.overdue()
+        if self._cache is not None and self._fresh:
+            self.effects.append(partial(self._cache.put, self._fresh))
+            self._fresh = []
         if self.cancelling and self._active and now >= self._cancel_again:
             self._cancel(list(self._active.values()))
 

@@ -23,6 +23,7 @@ from typing import Any
 
 from drawbar import manifest
 from drawbar.analysis import Analysis
+from drawbar.cache import Cache
 from drawbar.codec import CodecError, decode, encode
 from drawbar.dispatcher import Counts, Dispatcher
 from drawbar.engine import Placement, StepInfo, WorkflowInfo
@@ -37,7 +38,7 @@ from drawbar.errors import (
     StoreError,
     UsageError,
 )
-from drawbar.home import RunDirectory
+from drawbar.home import Home, RunDirectory
 from drawbar.hookspecs import Event
 from drawbar.lease import HEARTBEAT_S, Lease, start_of
 from drawbar.model import Resources, RunState
@@ -177,6 +178,7 @@ class _Drive:
             backend=self.spec.backend,
             containers=Containers(self.spec.container) if self.spec.container else None,
         )
+        self.cache = Cache(Home(self.directory.path.parents[1])) if self.spec.cache else None
         self.dispatcher = Dispatcher(
             self.directory,
             self.spec.workspace,
@@ -186,6 +188,7 @@ class _Drive:
             post=driver._post,
             send=self._send,
             observe=self._observe,
+            cache=self.cache,
         )
         self.engine: EngineProcess | None = None
         self.order: dict[str, Any] = {}
@@ -233,6 +236,8 @@ class _Drive:
                 self.engine.close()
             self.dispatcher.close()
             self.selector.close()
+            if self.cache is not None:
+                self.cache.close()
 
     # one round
 
@@ -402,6 +407,9 @@ class _Drive:
                 dispatcher.want((identity, try_number) for identity, try_number in names)
             case ["submit", jobs]:
                 dispatcher.submit(jobs)
+            case ["adopt", job]:
+                dispatcher.adopt(job)
+                dispatcher.effects.append(lambda: self._send(["accepted"]))
             case ["again", identity, try_number]:
                 dispatcher.again((identity, try_number))
             case ["accept", identity, try_number, answer]:

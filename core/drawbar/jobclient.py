@@ -12,13 +12,15 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
 from queue import SimpleQueue
 from threading import Thread
 from types import MappingProxyType
 from typing import Any, TextIO
 
 from drawbar.codec import decode, encode
+from drawbar.copying import copy_tree, make_directories
 from drawbar.digests import Digests
 from drawbar.engine import Executed, Lookup, Placement, Ticket
 from drawbar.enginelog import log_line
@@ -26,11 +28,14 @@ from drawbar.errors import InfrastructureError, Problem, Unsupported
 from drawbar.home import RunDirectory
 from drawbar.identity import difference, digest, directory_name, key_document
 from drawbar.model import FileRecord, JobResult, JobSpec, Reason, Resources
+from drawbar.paths import inside
 from drawbar.tracker import StartOver, WorkspaceTracker
 from drawbar.wire import Buffer, Message, pack, receive
 
 Name = tuple[str, int]
 
+_IN_JOBS = "//jobs/"
+"""Marks the path of a record as relative to the run's directory of jobs, not to its workspace."""
 _BATCH = 200
 """Messages that are held back at most before they are sent together."""
 
@@ -115,6 +120,7 @@ class Client:
         self.workspace = workspace
         self._channel = channel
         self._directory = directory
+        self._jobs = directory.jobs
         self._origins = origins
         self._consumed = set(consumed)
         self._quiet_since = quiet_since
@@ -186,6 +192,14 @@ class Client:
                     records = [decode(FileRecord, each) for each in answer["outputs"]]
                     self._tracking().hit(_label(name), records, answer["deleted"])
                 continue
+            if ticket.found is Lookup.MISS and self._adopt(spec, name, answer.get("elsewhere")):
+                tickets[-1] = self._tickets[name] = replace(
+                    ticket,
+                    found=Lookup.HIT,
+                    result=decode(JobResult, answer["elsewhere"]["result"]),
+                    value=answer["elsewhere"]["value"],
+                )
+                continue
             self._in_flight.add(name)
             if ticket.found is Lookup.RUNNING:
                 running.append(name)
@@ -238,7 +252,7 @@ class Client:
             self._tracking().accept(_label(name), records, deleted)
             return
         paths = spec.outputs if outputs is None else outputs
-        answer["outputs"] = [encode(self._digests.record(path, self.workspace)) for path in paths]
+        answer["outputs"] = [encode(self._record(Path(path))) for path in paths]
         self._channel.send("accept", *name, answer)
 
     def reject(self, ticket: Ticket, message: str, reason: Reason = Reason.COLLECTION) -> None:
@@ -319,21 +333,56 @@ class Client:
         if spec.undeclared_outputs:
             return self._tracking().verify(_label((spec.identity, spec.try_number)), records)
         for record in records:
-            if record.path not in self._consumed and not self._digests.verify(record, self.workspace):
+            if record.path not in self._consumed and not self._verified(record, self.workspace, self._jobs):
                 return f"its output {record.path} is no longer as it was left"
         return None
 
-    def _make_ready(self, name: Name) -> None:
+    def _record(self, path: Path) -> FileRecord:
+        """The record of an output: relative to the workspace, or to the directory of jobs with a mark."""
+        if path.is_relative_to(self._jobs):
+            record = self._digests.record(path, self._jobs)
+            return replace(record, path=_IN_JOBS + record.path)
+        return self._digests.record(path, self.workspace)
+
+    def _verified(self, record: FileRecord, workspace: Path, jobs: Path) -> bool:
+        root, path = _located(record, workspace, jobs)
+        return self._digests.verify(replace(record, path=path), root)
+
+    def _adopt(self, spec: JobSpec, name: Name, elsewhere: Mapping[str, Any] | None) -> bool:
+        """Put what a job of another run left at this job's own place; False when that cannot be done."""
+        if elsewhere is None or not spec.reusable:
+            return False
+        workspace, jobs = Path(elsewhere["workspace"]), Path(elsewhere["jobs"])
+        records = [decode(FileRecord, each) for each in elsewhere["outputs"]]
+        if not all(self._verified(record, workspace, jobs) for record in records):
+            return False
+        self._make_ready(name, prepare=False)
+        for record in records:
+            from_root, path = _located(record, workspace, jobs)
+            to_root, _ = _located(record, self.workspace, self._jobs)
+            parent = make_directories(to_root, PurePosixPath(path).parent)
+            copy_tree(from_root / path, parent / PurePosixPath(path).name, from_root)
+        for path in elsewhere["deleted"]:
+            _remove(inside(self.workspace, path, "a job's deleted file"))
+        document, key = self._key(spec)
+        job = {**elsewhere, "key": key, "document": document, "spec": encode(spec)}
+        self._channel.ask("adopt", job, answers=("accepted",))
+        if spec.undeclared_outputs:
+            found, deleted = self._tracking().changes()
+            self._tracking().accept(_label(name), found, deleted)
+        return True
+
+    def _make_ready(self, name: Name, *, prepare: bool = True) -> None:
         """What comes before an attempt: what earlier ones left is cleared, then the engine prepares."""
-        spec, prepare = self._specs[name], self._prepare[name]
+        spec, prepares = self._specs[name], self._prepare[name]
         if spec.undeclared_outputs:
             self._settle(_label(name))
         _remove(self.directory(spec.identity))
         for output in spec.outputs:
             self._check_inside(spec, output)
             _remove(Path(output))
-        if prepare is not None:
-            prepare(spec)
+        if prepare and prepares is not None:
+            prepares(spec)
 
     def _check_inside(self, spec: JobSpec, path: str) -> None:
         parent = Path(os.path.realpath(Path(path).parent))
@@ -369,6 +418,13 @@ class Client:
                 f"moved aside what attempts left that do not count: {len(settled.swept)} files, "
                 f"now in {settled.swept_to}",
             )
+
+
+def _located(record: FileRecord, workspace: Path, jobs: Path) -> tuple[Path, str]:
+    """The directory that a record's path is relative to, and that path."""
+    if record.path.startswith(_IN_JOBS):
+        return jobs, record.path.removeprefix(_IN_JOBS)
+    return workspace, record.path
 
 
 def _label(name: Name) -> str:

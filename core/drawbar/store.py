@@ -324,10 +324,16 @@ class Store:
                 f"SELECT {_COLUMNS} FROM attempt WHERE run = ? ORDER BY created, rowid",  # noqa: S608
                 (run,),
             ).fetchall()
-        for row in rows:
-            found = AttemptRow(*row)
-            found.state = JobState(found.state)
-            yield found
+        return map(_row, rows)
+
+    def attempt(self, tag: str) -> AttemptRow | None:
+        """An attempt by its tag."""
+        with self._naming("read"):
+            found = self._db.execute(
+                f"SELECT {_COLUMNS} FROM attempt WHERE tag = ?",  # noqa: S608
+                (tag,),
+            ).fetchone()
+        return _row(found) if found is not None else None
 
     def consumed(self, run: str) -> set[str]:
         """Outputs that the engine deleted on purpose."""
@@ -389,6 +395,12 @@ def on_network(path: Path) -> bool:
         if len(point) >= len(best) and (point == "/" or f"{place}/".startswith(f"{point}/")):
             best, kind = point, file_system
     return kind in _NETWORK
+
+
+def _row(columns: Sequence[Any]) -> AttemptRow:
+    row = AttemptRow(*columns)
+    row.state = JobState(row.state)
+    return row
 
 
 def dumps(value: Any) -> str:

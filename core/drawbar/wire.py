@@ -7,13 +7,15 @@ Engine to driver                              Driver to engine
     hello {engine, version, pid}                  inspect | execute {source, ...}
     inspected {info} | failed {problems, ...}     placed {placement} | refused {problems}
     place {step, image, ...}                      found [answer, ...]
-    lookup [[identity, try, key], ...]            executed {identity, try, result}
-    submit [job, ...]                             prepare {identity, try}
-    again {identity, try}                         accepted
-    accept {identity, try, outputs, ...}          stop
-    reject {identity, try, reason, message}
+    lookup [[identity, try, key], ...]
+    hits n, want [[identity, try], ...]           executed identity, try, result, record
+    submit [job, ...]                             prepare identity, try
+    again identity, try                           accepted
+    adopt job
+    accept identity, try, {outputs, value, ...}
+    reject identity, try, reason, message
     cancel [[identity, try], ...]
-    consumed [path, ...], progress total, notice text, start_over path
+    consumed [path, ...], progress total, notice text, start_over
     finished {outputs} | failed {...}
 """
 
