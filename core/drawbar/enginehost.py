@@ -8,6 +8,8 @@ own, and limits; what it prints goes to a file, up to a bound.
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import json
 import os
 import select
 import signal
@@ -20,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from drawbar.analysis import Analysis
-from drawbar.codec import decode, encode
+from drawbar.codec import CodecError, decode, encode
 from drawbar.engine import Source, WorkflowInfo
 from drawbar.errors import (
     DrawbarError,
@@ -31,6 +33,8 @@ from drawbar.errors import (
     SpecError,
     Unsupported,
 )
+from drawbar.home import RunDirectory
+from drawbar.lease import Lease, start_of
 from drawbar.settings import EngineLimits, Settings
 from drawbar.wire import Buffer, Message, pack
 
@@ -41,6 +45,7 @@ _PASSED_ON = frozenset(
 _HASH_SEED = "0"
 """One order of sets and dicts for every start of an engine, so that a replay gives the same keys."""
 _LAST_BYTES = 2000
+_OLD_ENGINE_S = 30.0
 
 
 def environment(own: Mapping[str, str]) -> dict[str, str]:
@@ -315,3 +320,28 @@ def inspect(
             process.check_silence()
     finally:
         process.close()
+
+
+def end_old_engine(directory: RunDirectory) -> None:
+    """Wait until no engine process of an earlier drive can write in the workspace any more.
+
+    One on this host is ended; `InfrastructureError` when it does not go, or is on another host.
+    """
+    with (directory.engine / "lock").open("a+") as lock:
+        deadline = time.monotonic() + _OLD_ENGINE_S
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                pass
+            lock.seek(0)
+            with contextlib.suppress(ValueError, CodecError, ProcessLookupError, PermissionError):
+                old = decode(Lease, json.load(lock))
+                if old.local and start_of(old.pid) == old.started:
+                    os.killpg(old.pid, signal.SIGKILL)
+            if time.monotonic() > deadline:
+                raise InfrastructureError(
+                    f"an earlier engine process of {directory.id} is still alive; end it and resume"
+                )
+            time.sleep(0.05)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from drawbar.backend import Backend, BackendFeature
-from drawbar.engine import Placement
-from drawbar.errors import Problem, SettingsError, Unsupported
+from drawbar.engine import Placement, StepInfo, WorkflowInfo
+from drawbar.errors import Problem, SettingsError, SpecError, Unsupported
 from drawbar.model import JobSpec, Resources
 from drawbar.plugins import Plugins
 from drawbar.settings import Containers, Settings
@@ -145,3 +145,38 @@ def known_hints(plugins: Plugins) -> set[str]:
 def _understood(backend: Backend, hints: Mapping[str, Any]) -> dict[str, Any]:
     names = {name for info in backend.Hints.declared() for name in (info.name, *info.aliases)}
     return {name: value for name, value in hints.items() if name in names}
+
+
+def check_places(placer: Placer, info: WorkflowInfo) -> list[str]:
+    """Refuse, before the first job, every step that can run nowhere; returns images that are ignored.
+
+    Raises `SpecError` with a problem for each such step.
+    """
+    problems: list[Problem] = []
+    ignored: list[str] = []
+    for step, place in places(placer, info):
+        if isinstance(place, SpecError):
+            problems += place.problems
+        elif step.image is not None and not place.container:
+            ignored.append(step.image)
+    if problems:
+        raise SpecError(problems)
+    return list(dict.fromkeys(ignored))
+
+
+def places(placer: Placer, info: WorkflowInfo) -> Iterator[tuple[StepInfo, Placement | SpecError]]:
+    """For each step where it will run, or why it cannot."""
+    for step in info.steps:
+        try:
+            yield (
+                step,
+                placer.place(
+                    step=step.name,
+                    image=step.image,
+                    image_required=step.image_required,
+                    resources=step.resources,
+                    hints=step.hints,
+                ),
+            )
+        except SpecError as error:
+            yield step, error

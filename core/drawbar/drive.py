@@ -1,0 +1,500 @@
+"""One drive of a run: its engine process, its dispatcher, its store, in one loop on one thread.
+
+A round of the loop: take what happened (the engine spoke, a backend called back, somebody asked for
+something), let the dispatcher decide, commit, and only then carry out what was decided. Backends and
+other threads put functions into a queue and wake the loop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import shutil
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from drawbar import manifest
+from drawbar.analysis import Analysis
+from drawbar.cache import Cache
+from drawbar.codec import CodecError, decode, encode
+from drawbar.dispatcher import Dispatcher
+from drawbar.engine import WorkflowInfo
+from drawbar.enginehost import EngineProcess, failure, source_order
+from drawbar.errors import (
+    DrawbarError,
+    EngineDied,
+    InfrastructureError,
+    LeaseError,
+    Problem,
+    SpecError,
+    StoreError,
+    UsageError,
+)
+from drawbar.home import Home
+from drawbar.hookspecs import Event
+from drawbar.lease import HEARTBEAT_S
+from drawbar.model import Resources, RunState
+from drawbar.options import did_you_mean
+from drawbar.placement import Placer, check_places
+from drawbar.runs import analysis_of
+from drawbar.settings import Containers
+from drawbar.sources import synchronise
+from drawbar.store import ACCEPTED, AttemptRow, Store
+from drawbar.wire import Message
+
+_LOOK_S = 1.0
+"""How often the driver looks for a cancel request and at the disk."""
+_CANCEL_S = 60.0
+"""How long a cancelled run may take to wind down before its driver lets go."""
+_RESERVE_BYTES = 32 << 20
+"""Free space below which nothing new is handed over."""
+
+
+if TYPE_CHECKING:
+    from drawbar.driver import Driver
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriveResult:
+    """How a drive ended; `state` is None when the driver let go and jobs may be alive."""
+
+    state: RunState | None
+    message: str = ""
+    exit_status: int = 0
+    changes: tuple[str, ...] = ()
+    missing_outputs: tuple[str, ...] = ()
+
+
+class Drive:
+    """What lives for one drive: store, dispatcher, engine process, selector."""
+
+    def __init__(self, driver: Driver, run: str, store: Store) -> None:
+        self.driver = driver
+        self.directory = driver.directory
+        self.spec = driver.directory.spec()
+        self.store = store
+        self.state = RunState.CREATED
+        self.selector = selectors.DefaultSelector()
+        self.placer = Placer(
+            driver.settings,
+            driver.plugins,
+            backend=self.spec.backend,
+            containers=Containers(self.spec.container) if self.spec.container else None,
+        )
+        self.cache = Cache(Home(self.directory.path.parents[1])) if self.spec.cache else None
+        self.dispatcher = Dispatcher(
+            self.directory,
+            self.spec.workspace,
+            store,
+            self.placer,
+            driver.settings,
+            post=driver.post,
+            send=self._send,
+            observe=self._observe,
+            cache=self.cache,
+        )
+        self.engine: EngineProcess | None = None
+        self.order: dict[str, Any] = {}
+        self.facts: dict[str, Any] = {}
+        self.error: DrawbarError | None = None
+        self.cancel_deadline: float | None = None
+        self.next_look = 0.0
+        self.next_beat = 0.0
+        self.outcome: Mapping[str, Any] | None = None
+        self._sending: list[Message] = []
+        self._message = ""
+        self._times: dict[str, float | None] = {}
+
+    def run(self) -> DriveResult:
+        """See `Driver.drive`."""
+        analysis = self._analysis()
+        row = self.store.run(self.spec.id)
+        self.store.add_run(self.spec.id)
+        self.facts = dict(row.facts) if row else {}
+        self.store.commit()
+        self._check_from_step()
+        self.dispatcher.recover()
+        outputs = {
+            record.path for row in self.dispatcher.rows if row.outcome == ACCEPTED for record in row.records
+        }
+        self.driver.changes = synchronise(self.directory, self.spec, analysis, self.store, outputs)
+        for sentence in self.driver.changes.sentences():
+            self._note(sentence)
+        self._cancel_request(clear=True)
+        started = row.started if row and row.started else time.time()
+        self._set_state(RunState.RUNNING, "", started=started, finished=None)
+        self.store.commit()
+        self.selector.register(self.driver.wake_read, selectors.EVENT_READ, self._woken)
+        try:
+            try:
+                self._start_engine(analysis)
+                while not self._over():
+                    self._round()
+            except DrawbarError as error:
+                self.error = self.error or error
+                self._wind_down()
+            return self._end(analysis)
+        finally:
+            if self.engine is not None:
+                self.engine.close()
+            self.dispatcher.close()
+            self.selector.close()
+            if self.cache is not None:
+                self.cache.close()
+
+    # one round
+
+    def _round(self) -> None:
+        for key, _ in self.selector.select(self._timeout()):
+            key.data()
+        while self.driver.posted:
+            self.driver.posted.popleft()()
+        self._look()
+        if self.driver.cancel_asked and not self.dispatcher.cancelling:
+            self.cancel_deadline = time.monotonic() + _CANCEL_S
+            self.dispatcher.cancel_all()
+        if not self.driver.paused:
+            self.dispatcher.dispatch()
+        if not self._commit():
+            return
+        effects, self.dispatcher.effects = self.dispatcher.effects, []
+        for effect in effects:
+            effect()
+        self._flush()
+        self.driver.progress = self.dispatcher.counts
+        self.driver.backend_trouble = self.dispatcher.trouble
+
+    def _timeout(self) -> float:
+        if self.driver.posted:
+            return 0.0
+        waits = [self.next_look - time.monotonic()]
+        wait = self.dispatcher.wait_s()
+        if wait is not None and not self.driver.paused:
+            waits.append(wait)
+        return max(0.0, min(waits))
+
+    def _commit(self) -> bool:
+        """Make the round durable; False when the disk does not take it, which is tried again."""
+        try:
+            self.store.commit()
+        except StoreError as error:
+            if not self.driver.paused:
+                self._note(f"paused: {error}")
+            self.driver.paused = str(error)
+            return False
+        return True
+
+    def _look(self) -> None:
+        """What is looked at from time to time: requests, the disk, the engine's silence, the lease."""
+        now = time.monotonic()
+        if now < self.next_look:
+            return
+        self.next_look = now + _LOOK_S
+        self._cancel_request()
+        free = shutil.disk_usage(self.directory.path).free
+        if free < _RESERVE_BYTES:
+            if not self.driver.paused:
+                self._note(f"paused: only {free >> 20} MiB are free on the disk of {self.directory.path}")
+            self.driver.paused = f"the disk of {self.directory.path} is full"
+        elif self.driver.paused:
+            self._note("goes on")
+            self.driver.paused = ""
+        if self.engine is not None and not self.dispatcher.busy and not self.driver.paused:
+            self.engine.check_silence()
+        if now >= self.next_beat:
+            self.next_beat = now + HEARTBEAT_S
+            self.store.beat()
+            self.dispatcher.check_waiting()
+            self._write_state()
+
+    def _over(self) -> bool:
+        if self.driver.letting_go:
+            return True
+        if self.outcome is None and self.error is None:
+            return self.cancel_deadline is not None and time.monotonic() > self.cancel_deadline
+        if self.dispatcher.busy and not self.dispatcher.cancelling:
+            # The engine is done; what it left in flight is nobody's any more.
+            self.cancel_deadline = time.monotonic() + _CANCEL_S
+            self.dispatcher.cancel_all()
+        late = self.cancel_deadline is not None and time.monotonic() > self.cancel_deadline
+        return not self.dispatcher.busy or late
+
+    def _wind_down(self) -> None:
+        """The run failed in the driver: end the engine, cancel what is in flight, as far as that works."""
+        if self.engine is not None:
+            self._forget_engine()
+        if isinstance(self.error, LeaseError):
+            self.driver.letting_go = True
+        with contextlib.suppress(DrawbarError):
+            while not self._over():
+                self._round()
+
+    # the engine
+
+    def _start_engine(self, analysis: Analysis) -> None:
+        self.engine = EngineProcess.start(analysis.engine, self.driver.settings)
+        self.engine.log_to(self.directory.engine_output)
+        self.selector.register(self.engine.connection, selectors.EVENT_READ, self._hear)
+        if self.engine.output is not None:
+            self.selector.register(self.engine.output, selectors.EVENT_READ, self._hear_output)
+        definition = analysis.root if self.driver.as_was else self.directory.definition
+        root = Path(self.spec.workspace)
+        origins = self.driver.changes.origins
+        source = analysis.source(root, until=self.spec.until)
+        order = {**source_order(source), "definition": str(definition)}
+        self.order = {
+            "engine": analysis.engine,
+            "memory_mib": self.driver.settings.engine.memory_mib,
+            "source": order,
+            "directory": str(self.directory.path),
+            "workspace": self.spec.workspace,
+            "origins": None
+            if self.spec.in_place
+            else {name: str(path) for name, path in self.driver.changes.origins.items()},
+            "consumed": sorted(self.store.consumed(self.spec.id)),
+            "quiet_since": self._quiet_since(),
+        }
+        self.engine.send([["inspect", self.order]])
+
+    def _quiet_since(self) -> float | None:
+        """When the last attempt was over, where all of them are."""
+        ends = []
+        for row in self.dispatcher.rows:
+            result = row.result
+            if result is None:
+                return None
+            if result.finished is not None:
+                ends.append(result.finished)
+        return max(ends, default=None)
+
+    def _hear(self) -> None:
+        assert self.engine is not None
+        messages = self.engine.read()
+        if messages is None:
+            if self.outcome is None and self.error is None:
+                self.error = EngineDied(self.engine.how_it_ended())
+            self._forget_engine()
+            return
+        for message in messages:
+            try:
+                self._obey(message)
+            except (CodecError, KeyError, TypeError, ValueError, IndexError) as error:
+                raise EngineDied(
+                    f"the engine process said what makes no sense: {message[0]!r}: {error}"
+                ) from error
+
+    def _hear_output(self) -> None:
+        assert self.engine is not None
+        output = self.engine.output
+        self.engine.read_output()
+        if self.engine.output is None and output is not None:
+            self.selector.unregister(output)
+
+    def _forget_engine(self) -> None:
+        assert self.engine is not None
+        for file in (self.engine.connection, self.engine.output):
+            if file is not None:
+                with contextlib.suppress(KeyError, ValueError):
+                    self.selector.unregister(file)
+        self.engine.close()
+        self.engine = None
+
+    def _obey(self, message: Message) -> None:
+        """What the engine process asks for, by the kind of message (`drawbar.wire`)."""
+        dispatcher = self.dispatcher
+        match message:
+            case ["place", question]:
+                self._place(question)
+            case ["lookup", names]:
+                dispatcher.lookup([(identity, try_number, key) for identity, try_number, key in names])
+            case ["hits", count]:
+                dispatcher.hits(count)
+            case ["want", names]:
+                dispatcher.want((identity, try_number) for identity, try_number in names)
+            case ["submit", jobs]:
+                dispatcher.submit(jobs)
+            case ["adopt", job]:
+                dispatcher.adopt(job)
+                dispatcher.effects.append(lambda: self._send(["accepted"]))
+            case ["again", identity, try_number]:
+                dispatcher.again((identity, try_number))
+            case ["accept", identity, try_number, answer]:
+                row = dispatcher.accept(
+                    (identity, try_number), answer["outputs"], answer.get("deleted", []), answer["value"]
+                )
+                if row.spec.undeclared_outputs:
+                    dispatcher.effects.append(lambda: self._send(["accepted"]))
+            case ["reject", identity, try_number, reason, text]:
+                dispatcher.reject((identity, try_number), reason, text)
+            case ["cancel", names]:
+                dispatcher.cancel((identity, try_number) for identity, try_number in names)
+            case ["consumed", paths]:
+                self.store.add_consumed(self.spec.id, paths)
+            case ["progress", total]:
+                dispatcher.counts.total = total
+                self.store.set_run(self.spec.id, total=total)
+            case ["notice", text]:
+                self._note(text)
+            case ["start_over"]:
+                dispatcher.discard(dispatcher.rows)
+                dispatcher.effects.append(lambda: self._send(["accepted"]))
+            case ["hello", about]:
+                self.facts["engine"] = {"name": about["engine"], "version": about["version"]}
+            case ["inspected", info]:
+                self._inspected(decode(WorkflowInfo, info))
+            case ["finished", outputs]:
+                self.outcome = outputs
+            case ["failed", order]:
+                self.error = self.error or failure(order)
+            case _:
+                raise EngineDied(f"the engine process said {message[0]!r}, which means nothing here")
+
+    def _inspected(self, info: WorkflowInfo) -> None:
+        """The workflow is known: refuse now what could never run, then let the engine begin."""
+        for warning in info.warnings:
+            self._note(warning)
+        ignored = check_places(self.placer, info)
+        if ignored:
+            self._note(f"runs without containers; images are ignored: {', '.join(ignored)}")
+        if self.driver.from_step is not None:
+            self.dispatcher.discard(_from(self.driver.from_step, info, self.dispatcher.rows))
+        self.store.set_run(self.spec.id, facts=self.facts)
+        self._send(["execute", self.order])
+
+    def _place(self, question: Mapping[str, Any]) -> None:
+        try:
+            placement = self.placer.place(
+                **{**question, "resources": decode(Resources, question["resources"])}
+            )
+        except SpecError as error:
+            self._send(["refused", encode(error.problems)])
+        except DrawbarError as error:
+            self._send(["refused", [encode(Problem(message=str(error), step=question["step"]))]])
+        else:
+            self._send(["placed", encode(placement)])
+
+    def _send(self, message: Message) -> None:
+        self._sending.append(message)
+
+    def _flush(self) -> None:
+        if self.engine is not None:
+            if self._sending:
+                self.engine.send(self._sending)
+            events = selectors.EVENT_READ
+            if self.engine.wants_to_send:
+                self.engine.flush()
+                events |= selectors.EVENT_WRITE if self.engine.wants_to_send else 0
+            self.selector.modify(self.engine.connection, events, self._hear)
+        self._sending = []
+
+    # beginning and end
+
+    def _analysis(self) -> Analysis:
+        as_was = self.driver.as_was
+        if not as_was and not (Path(self.spec.source) / self.spec.document).exists():
+            self._note(f"{self.spec.source} is gone; the run's own copy of the analysis is used")
+            as_was = self.driver.as_was = True
+        return analysis_of(self.directory, engines=self.driver.plugins.engines, as_was=as_was)
+
+    def _check_from_step(self) -> None:
+        if self.driver.from_step is not None:
+            steps = {row.step for row in self.store.attempts(self.spec.id)}
+            if self.driver.from_step not in steps:
+                hint = did_you_mean(self.driver.from_step, steps)
+                raise UsageError(
+                    f"the run has no step {self.driver.from_step!r}" + (f" ({hint})" if hint else "")
+                )
+
+    def _end(self, analysis: Analysis) -> DriveResult:
+        """Decide what the run came to, and write it down."""
+        missing: dict[str, str] = {}
+        state: RunState | None
+        message, status = "", 0
+        if self.driver.letting_go:
+            state, message, status = None, "the driver let go; jobs may be alive", 130
+        elif self.driver.cancel_asked:
+            state, message, status = RunState.STOPPED, "cancelled", 130
+            if self.dispatcher.busy:
+                state, message = None, "some jobs could not be cancelled and may be alive"
+        elif self.error is not None:
+            state, message, status = RunState.FAILED, str(self.error), self.error.exit_status
+        else:
+            state = RunState.FINISHED
+            if self.spec.until is None:
+                missing = manifest.missing(self.directory, self.spec, analysis)
+            if missing and not self.spec.allow_missing_outputs:
+                state, status = RunState.FAILED, 1
+                message = "declared outputs are missing: " + "; ".join(
+                    f"{path} ({why})" for path, why in missing.items()
+                )
+        if state is not None:
+            self._set_state(state, message, finished=time.time())
+            self.store.set_run(self.spec.id, facts=self.facts)
+            self.store.commit()
+            manifest.write(self.directory, self.spec, analysis, self.store)
+            self._write_state()
+        return DriveResult(
+            state=state,
+            message=message,
+            exit_status=status,
+            changes=tuple(self.driver.changes.sentences()),
+            missing_outputs=tuple(missing),
+        )
+
+    def _set_state(self, state: RunState, message: str, **times: float | None) -> None:
+        self.state = state
+        self.store.set_run(self.spec.id, state=state, message=message, **times)
+        self._message = message
+        self._observe(Event(run=self.spec.id, time=time.time(), state=state, message=message))
+        self._times |= times
+        self._write_state()
+
+    def _write_state(self) -> None:
+        counts = self.dispatcher.counts
+        with contextlib.suppress(InfrastructureError):  # the store is the truth
+            self.directory.write_state(
+                {
+                    "state": self.state,
+                    "message": self._message,
+                    "engine": self.spec.engine,
+                    "backends": sorted(self.placer.backends),
+                    **self._times,
+                    "jobs": encode(counts),
+                    "trouble": self.driver.trouble,
+                }
+            )
+
+    def _cancel_request(self, *, clear: bool = False) -> None:
+        if self.directory.cancel_request.exists():
+            if not clear:
+                self.driver.cancel_asked = True
+            self.directory.cancel_request.unlink(missing_ok=True)
+
+    def _woken(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self.driver.wake_read, 4096):
+                pass
+
+    def _observe(self, event: Event) -> None:
+        if self.driver.observer is not None:
+            self.driver.observer(event)
+        self.driver.plugins.notify(event)
+
+    def _note(self, text: str) -> None:
+        if self.driver.notice is not None:
+            self.driver.notice(text)
+
+
+def _from(step: str, info: WorkflowInfo, rows: Iterable[AttemptRow]) -> list[AttemptRow]:
+    """The attempts of a step and of every step that depends on it."""
+    repeated = {step}
+    while True:
+        more = {each.name for each in info.steps if repeated.intersection(each.depends_on)} - repeated
+        if not more:
+            break
+        repeated |= more
+    return [row for row in rows if row.step in repeated]
