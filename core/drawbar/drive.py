@@ -252,9 +252,7 @@ class Drive:
             "source": order,
             "directory": str(self.directory.path),
             "workspace": self.spec.workspace,
-            "origins": None
-            if self.spec.in_place
-            else {name: str(path) for name, path in self.driver.changes.origins.items()},
+            "origins": None if self.spec.in_place else {name: str(path) for name, path in origins.items()},
             "consumed": sorted(self.store.consumed(self.spec.id)),
             "quiet_since": self._quiet_since(),
         }
