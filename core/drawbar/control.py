@@ -33,26 +33,27 @@ def driver_log(directory: RunDirectory) -> Path:
 
 
 def start_driver(
-    directory: RunDirectory, arguments: Sequence[str] = (), *, environ: Mapping[str, str] = os.environ
+    directory: RunDirectory, arguments: Sequence[str] = (), *, assignments: Sequence[str] = ()
 ) -> None:
-    """Start a process that drives a run; returns when it does.
+    """Start a process that drives a run; returns when it does. `assignments` are settings, NAME=VALUE.
 
     Raises what kept it from that: the errors of `Driver.drive`, and `InfrastructureError` when the
     process ended without a word.
     """
     reader, writer = os.pipe()
     try:
-        ready = ["--ready", str(writer)]
+        settings = [argument for each in assignments for argument in ("--set", each)]
+        command = [*settings, "drive", directory.id, "--ready", str(writer), *arguments]
         with driver_log(directory).open("ab") as log:
             process = subprocess.Popen(
                 # -P: what lies in the current directory must not be taken for a module
-                [sys.executable, "-P", "-m", "drawbar.cli", "drive", directory.id, *ready, *arguments],
+                [sys.executable, "-P", "-m", "drawbar.cli", *command],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 pass_fds=[writer],
                 start_new_session=True,
-                env={**environ, "DRAWBAR_HOME": str(directory.path.parent.parent)},
+                env={**os.environ, "DRAWBAR_HOME": str(directory.path.parent.parent)},
             )
     except OSError as error:
         os.close(reader)

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from drawbar import enginehost
 from drawbar.analysis import Analysis
 from drawbar.backend import BackendFeature
-from drawbar.driver import places
 from drawbar.engine import EngineFeature, Placement, StepInfo, WorkflowInfo
 from drawbar.errors import Problem, Severity, SpecError
 from drawbar.gherkin import load_features
-from drawbar.placement import Placer
+from drawbar.placement import Placer, places
 from drawbar.plugins import Plugins
 from drawbar.settings import Containers, Settings
 
