@@ -19,10 +19,10 @@ from typing import Any
 
 from drawbar import errors
 from drawbar.codec import decode, encode
+from drawbar.creation import ended
 from drawbar.errors import DrawbarError, InfrastructureError, Problem, SpecError
 from drawbar.home import RunDirectory
 from drawbar.lease import Lease
-from drawbar.runs import ended
 
 LOOK_S = 0.5
 

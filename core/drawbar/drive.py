@@ -21,6 +21,7 @@ from drawbar import manifest
 from drawbar.analysis import Analysis
 from drawbar.cache import Cache
 from drawbar.codec import CodecError, decode, encode
+from drawbar.creation import analysis_of
 from drawbar.dispatcher import Dispatcher
 from drawbar.engine import WorkflowInfo
 from drawbar.enginehost import EngineProcess, failure, source_order
@@ -40,7 +41,6 @@ from drawbar.lease import HEARTBEAT_S
 from drawbar.model import Resources, RunState
 from drawbar.options import did_you_mean
 from drawbar.placement import Placer, check_places
-from drawbar.runs import analysis_of
 from drawbar.settings import Containers
 from drawbar.sources import synchronise
 from drawbar.store import ACCEPTED, AttemptRow, Store

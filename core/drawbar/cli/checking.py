@@ -21,11 +21,11 @@ from drawbar.cli.common import (
 )
 from drawbar.cli.failures import show_problems
 from drawbar.codec import encode
+from drawbar.creation import analysis_of
 from drawbar.engine import Placement, WorkflowInfo
 from drawbar.enginehost import inspect
 from drawbar.errors import Problem, Severity, SpecError
 from drawbar.planning import Plan, StepPlan, examine
-from drawbar.runs import analysis_of
 from drawbar.why import newest_run, reasons
 
 _MOST_SHOWN = 3

@@ -13,10 +13,10 @@ import click
 from drawbar import control, report
 from drawbar.cli.common import App
 from drawbar.cli.failures import say
+from drawbar.creation import ended
 from drawbar.errors import DrawbarError, UsageError
 from drawbar.home import RunDirectory
 from drawbar.publish import Keep, discard, disk_usage
-from drawbar.runs import ended
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _DELETED = ".deleted"

@@ -24,11 +24,11 @@ from drawbar.cli.driving import Wishes
 from drawbar.cli.driving import drive as drive_here
 from drawbar.cli.failures import explain, say, show_problems
 from drawbar.cli.looking import tell_end
+from drawbar.creation import create_run, ended
 from drawbar.errors import DrawbarError, LeaseError, UsageError
 from drawbar.home import Home, RunDirectory
 from drawbar.model import RunState
 from drawbar.parameters import assignments, parameters_from
-from drawbar.runs import create_run, ended
 
 _CANCEL_S = 90.0
 

@@ -11,10 +11,10 @@ import click
 from drawbar.checks.run import evidence_of
 from drawbar.cli.common import App, json_option, print_json
 from drawbar.cli.failures import say
+from drawbar.creation import analysis_of
 from drawbar.gherkin import Outcome, ScenarioResult, evaluate, load_features
 from drawbar.home import RunDirectory
 from drawbar.plugins import Plugins
-from drawbar.runs import analysis_of
 
 
 @click.command()
