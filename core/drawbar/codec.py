@@ -61,7 +61,7 @@ def decode(cls: type[T], data: Any) -> T:
             raise CodecError(f"{cls.__name__}: unknown field {name!r}")
         try:
             values[name] = converter(item)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, CodecError) as error:
             raise CodecError(f"{cls.__name__}.{name}: {error}") from error
     try:
         return cls(**values)
