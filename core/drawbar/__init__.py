@@ -5,11 +5,15 @@ Importing this package costs next to nothing: its names are loaded when they are
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from drawbar.api import Run, get, run, runs
     from drawbar.hookspecs import hookimpl
 
-__all__ = ["__version__", "hookimpl"]
+__all__ = ["Run", "__version__", "get", "hookimpl", "run", "runs"]
 
-_MODULES = {"hookimpl": "drawbar.hookspecs"}
+_MODULES = {
+    **dict.fromkeys(("Run", "get", "run", "runs"), "drawbar.api"),
+    "hookimpl": "drawbar.hookspecs",
+}
 
 
 def __getattr__(name: str) -> object:

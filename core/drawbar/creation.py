@@ -98,6 +98,33 @@ def create_run(
     return directory
 
 
+def unfinished(home: Home, analysis: Analysis, name: str, asked: Mapping[str, Any]) -> RunDirectory | None:
+    """The newest run of a name when it has not finished, to be resumed instead of making another.
+
+    It stays what it was made as: `asked` are arguments as `create_run` takes them, and `UsageError`
+    names one that is given and differs, or the other analysis that the name stands for.
+    """
+    directory = home.newest(name)
+    if directory is None or directory.state().get("state") == RunState.FINISHED:
+        return None
+    spec = directory.spec()
+    document = str(analysis.document.relative_to(analysis.root))
+    differences = []
+    for key, wish in {**asked, "source": analysis.root, "document": document}.items():
+        was = getattr(spec, key)
+        if isinstance(was, Mapping):
+            given = wish or {}
+            differences += [f"{key[:-1]} {each}" for each in given if was.get(each) != given[each]]
+        elif wish and str(was) != str(wish):
+            differences.append(f"{key.replace('_', ' ')}: {was}")
+    if differences:
+        raise UsageError(
+            f"{directory.id} has not finished, and was made otherwise ({', '.join(differences)}); "
+            f"go on with it by `drawbar resume {directory.id}`, or choose another name"
+        )
+    return directory
+
+
 def default_name(analysis: Analysis) -> str:
     """What runs of an analysis are called when the user does not say: after its directory."""
     return analysis.name.replace(".", "-").lstrip("_-") or "analysis"

@@ -24,8 +24,8 @@ from drawbar.cli.driving import Wishes
 from drawbar.cli.driving import drive as drive_here
 from drawbar.cli.failures import explain, say, show_problems
 from drawbar.cli.looking import tell_end
-from drawbar.creation import create_run, ended
-from drawbar.errors import DrawbarError, LeaseError, UsageError
+from drawbar.creation import create_run, ended, unfinished
+from drawbar.errors import DrawbarError, LeaseError
 from drawbar.home import Home, RunDirectory
 from drawbar.model import RunState
 from drawbar.parameters import assignments, parameters_from
@@ -135,11 +135,9 @@ def run(
     settings = app.settings(directory_of(analysis))
     home = Home(settings.home)
     asked |= {"parameters": parameters_from(parameters), "options": assignments(options, "-o")}
-    old = home.newest(name) if name else None
-    if old is not None and old.state().get("state") != RunState.FINISHED:
-        _check_same(old, {**asked, "source": found.root, "document": found.document.relative_to(found.root)})
-        say(f"run        {old.id} has not finished; resuming it")
-        directory = old
+    directory = unfinished(home, found, name, asked) if name else None
+    if directory is not None:
+        say(f"run        {directory.id} has not finished; resuming it")
     else:
         if not quiet:
             show_problems(found.warnings)
@@ -149,24 +147,6 @@ def run(
     if not quiet:
         say(f"workspace  {directory.spec().workspace}")
     _go(app, directory, wishes, detach)
-
-
-def _check_same(directory: RunDirectory, asked: dict[str, Any]) -> None:
-    """A run that is resumed under its name stays what it was made as: nothing else may be asked for."""
-    spec = directory.spec()
-    for key, wish in asked.items():
-        was = getattr(spec, key)
-        if key in ("parameters", "options"):
-            other = [each for each in wish if each not in was or was[each] != wish[each]]
-            what = f"{key} {', '.join(other)}"
-        else:
-            other = [] if not wish or str(was) == str(wish) else [key]
-            what = f"{key.replace('_', ' ')} {was or 'none'}"
-        if other:
-            raise UsageError(
-                f"{directory.id} has not finished and was made with other {what}; go on with it by "
-                f"`{report.resume_command(directory)}`, or choose another --name"
-            )
 
 
 @click.command()
@@ -273,6 +253,7 @@ def _cancel(app: App, directory: RunDirectory) -> int:
 @click.option("--from", "from_step", metavar="STEP", help="See resume.")
 @click.option("--as-was", is_flag=True, help="See resume.")
 @click.option("--take-over", is_flag=True, help="See resume.")
+@click.option("--cancel", is_flag=True, help="Only find its jobs and cancel them.")
 @_end_options
 @click.pass_obj
 def drive(
@@ -282,12 +263,20 @@ def drive(
     from_step: str | None,
     as_was: bool,
     take_over: bool,
+    cancel: bool,
     outputs: Path | None,
     test: bool,
 ) -> None:
     """Drive a run in this process. `run --detach` and the Python API start this."""
     starter = control.Starter(ready)
-    wishes = Wishes(from_step=from_step, as_was=as_was, take_over=take_over, outputs=outputs, test=test)
+    wishes = Wishes(
+        from_step=from_step,
+        as_was=as_was,
+        take_over=take_over,
+        cancel=cancel,
+        outputs=outputs,
+        test=test,
+    )
     try:
         status = drive_here(app, app.find(run), wishes, started=starter.tell)
     except BaseException as error:
