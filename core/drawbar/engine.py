@@ -134,7 +134,7 @@ class Executed:
 
 
 class JobClient(Protocol):
-    """What an engine is given to run jobs with. For use from the engine's one thread."""
+    """What an engine is given to run jobs with. For use from the engine's one thread, but `interrupt`."""
 
     run_id: str
     workspace: Path
@@ -183,7 +183,14 @@ class JobClient(Protocol):
         """
 
     def wait(self) -> Executed | None:
-        """The next job that ended. None when nothing is in flight."""
+        """The next job that ended. None when nothing is in flight, or after `interrupt`."""
+
+    def interrupt(self) -> None:
+        """Have the `wait` that goes on, or else the next one, return None with jobs in flight.
+
+        The only method that other threads may call: an engine that has work of its own going on
+        besides its jobs hears of that work's end in the thread that waits for the jobs.
+        """
 
     def accept(self, ticket: Ticket, outputs: Iterable[Path] | None = None, value: Any = None) -> None:
         """The job's outputs are collected and right: from now on the job is remembered.

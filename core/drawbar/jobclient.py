@@ -77,6 +77,10 @@ class Channel:
         self.flush()
         return self._incoming.get()
 
+    def put(self, *message: Any) -> None:
+        """Have `next` return a message that is from this process itself. For any thread."""
+        self._incoming.put(list(message))
+
     def ask(self, *message: Any, answers: Sequence[str]) -> Message:
         """Say something and wait for one of these kinds of message; others are kept for `next`."""
         self.send(*message, now=True)
@@ -233,9 +237,15 @@ class Client:
                 if not result.ok and self._specs[name].undeclared_outputs:
                     self._tracking().failed()
                 return Executed(ticket=self._tickets[name], result=result)
+            elif kind == "interrupt":
+                return None
             else:
                 raise InfrastructureError(f"the driver said {kind!r} where that makes no sense")
         return None
+
+    def interrupt(self) -> None:
+        """See `JobClient.interrupt`."""
+        self._channel.put("interrupt")
 
     def accept(self, ticket: Ticket, outputs: Iterable[Path] | None = None, value: Any = None) -> None:
         """See `JobClient.accept`."""

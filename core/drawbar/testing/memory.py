@@ -117,6 +117,7 @@ class MemoryJobs:
         self._to_settle: dict[Name, Ticket] = {}
         self._settled: set[Name] = set()
         self._ended = 0
+        self._interrupted = False
         self._asked_directories: dict[str, tuple[int, ...]] = {}
         self._looked_up: set[str] = set()
 
@@ -203,7 +204,8 @@ class MemoryJobs:
     def wait(self) -> Executed | None:
         """Draw a job in flight and run it."""
         self._record("wait")
-        if not self._in_flight:
+        if not self._in_flight or self._interrupted:
+            self._interrupted = False
             return None
         name = self._random.choice(sorted(self._in_flight))
         ticket, spec = self._in_flight.pop(name), self.specs[name]
@@ -219,6 +221,10 @@ class MemoryJobs:
         if result.ok:
             self._to_settle[name] = ticket
         return Executed(ticket=ticket, result=result)
+
+    def interrupt(self) -> None:
+        """Let the next `wait` return None; one that goes on runs its job to the end first."""
+        self._interrupted = True
 
     def accept(self, ticket: Ticket, outputs: Iterable[Path] | None = None, value: Any = None) -> None:
         """Remember a job that `wait` returned as successful."""
