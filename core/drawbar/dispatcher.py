@@ -23,8 +23,8 @@ from typing import Any
 from drawbar.backend import Accepted, Attempt, InDoubt, JobStatus, Refused, Submission
 from drawbar.cache import Cache
 from drawbar.codec import CodecError, decode
-from drawbar.engine import Lookup
 from drawbar.errors import EngineDied
+from drawbar.history import History, Name
 from drawbar.home import RunDirectory
 from drawbar.hookspecs import Event
 from drawbar.identity import directory_name, tag_of
@@ -36,8 +36,6 @@ from drawbar.settings import Limits, Settings
 from drawbar.store import ACCEPTED, DISCARDED, REJECTED, AttemptRow, Store, dumps
 from drawbar.wire import Message
 
-Name = tuple[str, int]
-"""Identity and try number."""
 _CANCEL_AGAIN_S = 10.0
 
 
@@ -84,7 +82,7 @@ class Dispatcher:
         self._places: dict[str, Place] = {}
         self._budget = Budget.of("the limit of all backends", settings.limits)
         self._rate = Rate(settings.limits.submissions_per_minute)
-        self._history: dict[Name, list[AttemptRow]] = {}
+        self.history = History(cache)
         self._active: dict[str, AttemptRow] = {}
         self._specs: dict[str, JobSpec] = {}
         self._wanted: set[Name] = set()
@@ -103,7 +101,7 @@ class Dispatcher:
         """Load what the store knows, and look up at the backends what was in flight."""
         never = []
         for row in self._store.attempts(self.run):
-            self._history.setdefault((row.identity, row.try_number), []).append(row)
+            self.history.add(row)
             if row.state is JobState.QUEUED:
                 row.state, row.outcome = JobState.CANCELLED, DISCARDED
                 row.result_json = dumps(
@@ -124,11 +122,6 @@ class Dispatcher:
         return bool(self._active) or any(place.queue.size for place in self._places.values())
 
     @property
-    def rows(self) -> Iterable[AttemptRow]:
-        """Every attempt of the run."""
-        return (row for rows in self._history.values() for row in rows)
-
-    @property
     def trouble(self) -> list[str]:
         """What backends cannot do at the moment."""
         return [f"{place.name}: {place.problem}" for place in self._places.values() if place.problem]
@@ -145,57 +138,19 @@ class Dispatcher:
     def lookup(self, names: Sequence[tuple[str, int, str]]) -> None:
         """Answer a lookup, once no attempt with another key is alive under one of the names."""
         for identity, try_number, key in names:
-            rows = self._history.get((identity, try_number))
-            if rows and rows[-1].key != key and rows[-1].tag in self._active:
-                self._changed[rows[-1].tag] = rows[-1]
+            row = self.history.last((identity, try_number))
+            if row is not None and row.key != key and row.tag in self._active:
+                self._changed[row.tag] = row
         if self._changed:
             self._delayed.append(list(names))
             self._cancel(list(self._changed.values()))
             return
-        self._tell(["found", [self._answer(*name) for name in names]])
-
-    def _answer(self, identity: str, try_number: int, key: str) -> Mapping[str, Any]:
-        rows = self._history.get((identity, try_number), [])
-        row = rows[-1] if rows else None
-        if row is None:
-            return {"found": Lookup.MISS, "why": "it has not run before", **self._elsewhere(key)}
-        if row.key != key:
-            return {"found": Lookup.MISS, "document": json.loads(row.document), **self._elsewhere(key)}
-        if row.tag in self._active:
-            return {"found": Lookup.RUNNING}
-        if row.outcome == DISCARDED:
-            return {"found": Lookup.MISS, "why": "it is to be repeated"}
-        result = json.loads(row.result_json or "null")
-        if row.state is not JobState.FINISHED:
-            if (identity, try_number + 1) in self._history:
-                return {"found": Lookup.HIT, "result": result, "record": row.record}
-            return {"found": Lookup.MISS, "why": "it failed before"}
-        if row.outcome is None:
-            return {"found": Lookup.RUNNING}
-        return {
-            "found": Lookup.HIT,
-            "result": result,
-            "value": json.loads(row.value or "null"),
-            "outputs": json.loads(row.outputs or "[]"),
-            "deleted": json.loads(row.deleted or "[]"),
-        }
-
-    def _elsewhere(self, key: str) -> Mapping[str, Any]:
-        """What another run has for a key, if results of other runs may answer."""
-        found = self._cache.get(key) if self._cache is not None else None
-        if found is None:
-            return {}
-        return {
-            "elsewhere": {
-                "run": found.row.run,
-                "workspace": str(found.workspace),
-                "jobs": str(found.directory.jobs),
-                "result": json.loads(found.row.result_json or "null"),
-                "value": json.loads(found.row.value or "null"),
-                "outputs": json.loads(found.row.outputs or "[]"),
-                "deleted": json.loads(found.row.deleted or "[]"),
-            }
-        }
+        answers = []
+        for identity, try_number, key in names:
+            row = self.history.last((identity, try_number))
+            alive = row is not None and row.tag in self._active
+            answers.append(self.history.answer((identity, try_number), key, alive))
+        self._tell(["found", answers])
 
     def adopt(self, job: Mapping[str, Any]) -> None:
         """The engine has put what a job of another run left at this job's own place."""
@@ -211,7 +166,7 @@ class Dispatcher:
     def want(self, names: Iterable[Name]) -> None:
         """The engine waits for jobs that were found running; those that ended already are delivered."""
         for name in names:
-            row = self._history[name][-1]
+            row = self.history[name]
             self._wanted.add(name)
             if row.tag not in self._active:
                 self._deliver(row)
@@ -235,14 +190,14 @@ class Dispatcher:
     def again(self, name: Name) -> None:
         """Queue the next attempt of a job that the engine has prepared again."""
         spec = self._repeats.pop(name)
-        last = self._history[name][-1]
+        last = self.history[name]
         row = self._new(spec, last.key, last.document, f"repeated: {last.message or 'it was lost'}")
         self._store.add_attempts([row])
         self._queue([row])
 
     def accept(self, name: Name, outputs: Any, deleted: Any, value: Any) -> AttemptRow:
         """The engine collected a job's outputs: from now on it is remembered."""
-        row = self._history[name][-1]
+        row = self.history[name]
         row.outcome = ACCEPTED
         row.value, row.outputs, row.deleted = dumps(value), dumps(outputs), dumps(deleted)
         self._store.set_outcomes([row])
@@ -252,7 +207,7 @@ class Dispatcher:
 
     def reject(self, name: Name, reason: str, message: str) -> None:
         """The engine found the outputs of a successful command wrong: the job failed."""
-        row = self._history[name][-1]
+        row = self.history[name]
         result = row.result
         assert result is not None, "only executed jobs are rejected"
         result = replace(result, reason=Reason(reason), message=message)
@@ -265,8 +220,12 @@ class Dispatcher:
 
     def cancel(self, names: Iterable[Name]) -> None:
         """The engine wants jobs stopped; their ends are delivered as usual."""
-        rows = [self._history[name][-1] for name in names if name in self._history]
-        self._cancel([row for row in rows if row.tag in self._active or row.state is JobState.QUEUED])
+        rows = [row for name in names if (row := self.history.last(name)) is not None]
+        for row in rows:
+            if row.state is JobState.QUEUED:
+                self.counts.queued -= 1
+                self._end(row, JobResult(reason=Reason.CANCELLED, message="the workflow cancelled it"))
+        self._cancel(rows)
 
     def cancel_all(self) -> None:
         """The run is to stop: nothing new is handed over, everything in flight is cancelled."""
@@ -285,6 +244,9 @@ class Dispatcher:
         for place in self._places.values():
             batch: list[AttemptRow] = []
             while not self.cancelling and (row := place.queue.pop(now)) is not None:
+                if row.state.terminal:  # cancelled while it waited
+                    place.queue.release(Cost.of(self._spec(row).resources))
+                    continue
                 row.state, row.submitted = JobState.SUBMITTED, time.time()
                 row.batch = batch[0].tag if batch else row.tag
                 self._active[row.tag] = row
@@ -384,8 +346,8 @@ class Dispatcher:
 
     def _new(self, spec: JobSpec, key: str, document: Any, why: str) -> AttemptRow:
         name = (spec.identity, spec.try_number)
-        rows = self._history.setdefault(name, [])
-        number = rows[-1].number + 1 if rows else 1
+        last = self.history.last(name)
+        number = last.number + 1 if last is not None else 1
         record = self._directory.attempts / directory_name(spec.identity) / f"{spec.try_number}-{number}"
         row = AttemptRow(
             tag=tag_of(self.run, spec.identity, spec.try_number, key, number),
@@ -404,7 +366,7 @@ class Dispatcher:
             message=why,
             created=time.time(),
         )
-        rows.append(row)
+        self.history.add(row)
         self._specs[row.tag] = spec
         self._wanted.add(name)
         return row
@@ -462,7 +424,7 @@ class Dispatcher:
     def _next_spec(self, name: Name, spec: JobSpec, result: JobResult) -> JobSpec | None:
         """What to try next after a failure that is worth another try, or None."""
         retry = spec.retry
-        reasons = [each.reason for row in self._history[name] if (each := row.result) is not None]
+        reasons = self.history.failures(name)
         if result.reason in INFRASTRUCTURE:
             done = sum(reason in INFRASTRUCTURE for reason in reasons)
             return spec if done <= retry.infrastructure else None

@@ -119,7 +119,10 @@ class Drive:
         self._check_from_step()
         self.dispatcher.recover()
         outputs = {
-            record.path for row in self.dispatcher.rows if row.outcome == ACCEPTED for record in row.records
+            record.path
+            for row in self.dispatcher.history
+            if row.outcome == ACCEPTED
+            for record in row.records
         }
         self.driver.changes = synchronise(self.directory, self.spec, analysis, self.store, outputs)
         for sentence in self.driver.changes.sentences():
@@ -261,7 +264,7 @@ class Drive:
     def _quiet_since(self) -> float | None:
         """When the last attempt was over, where all of them are."""
         ends = []
-        for row in self.dispatcher.rows:
+        for row in self.dispatcher.history:
             result = row.result
             if result is None:
                 return None
@@ -338,7 +341,7 @@ class Drive:
             case ["notice", text]:
                 self._note(text)
             case ["start_over"]:
-                dispatcher.discard(dispatcher.rows)
+                dispatcher.discard(dispatcher.history)
                 dispatcher.effects.append(lambda: self._send(["accepted"]))
             case ["hello", about]:
                 self.facts["engine"] = {"name": about["engine"], "version": about["version"]}
@@ -359,7 +362,7 @@ class Drive:
         if ignored:
             self._note(f"runs without containers; images are ignored: {', '.join(ignored)}")
         if self.driver.from_step is not None:
-            self.dispatcher.discard(_from(self.driver.from_step, info, self.dispatcher.rows))
+            self.dispatcher.discard(_from(self.driver.from_step, info, self.dispatcher.history))
         self.store.set_run(self.spec.id, facts=self.facts)
         self._send(["execute", self.order])
 

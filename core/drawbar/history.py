@@ -1,0 +1,81 @@
+"""What a run knows of its jobs: every attempt, and the answer to an engine that asks about one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from drawbar.cache import Cache
+from drawbar.engine import Lookup
+from drawbar.model import JobState, Reason
+from drawbar.store import DISCARDED, AttemptRow
+
+Name = tuple[str, int]
+"""Identity and try number."""
+
+
+class History:
+    """The attempts of one run, by job and in order. `cache` answers for what this run never ran."""
+
+    def __init__(self, cache: Cache | None) -> None:
+        self._cache = cache
+        self._rows: dict[Name, list[AttemptRow]] = {}
+
+    def add(self, row: AttemptRow) -> None:
+        """A new attempt, or one from the store."""
+        self._rows.setdefault((row.identity, row.try_number), []).append(row)
+
+    def last(self, name: Name) -> AttemptRow | None:
+        """The latest attempt of a job."""
+        rows = self._rows.get(name)
+        return rows[-1] if rows else None
+
+    def __getitem__(self, name: Name) -> AttemptRow:
+        """The latest attempt of a job that has one."""
+        return self._rows[name][-1]
+
+    def __iter__(self) -> Iterator[AttemptRow]:
+        """Every attempt."""
+        return (row for rows in self._rows.values() for row in rows)
+
+    def failures(self, name: Name) -> list[Reason]:
+        """Why attempts of a job failed, those that count no more left out."""
+        rows = (row for row in self._rows.get(name, ()) if row.outcome != DISCARDED)
+        return [result.reason for row in rows if (result := row.result) is not None and result.reason]
+
+    def answer(self, name: Name, key: str, alive: bool) -> Mapping[str, Any]:
+        """What a lookup is answered (`drawbar.jobclient`); `alive` when the latest attempt is."""
+        row = self.last(name)
+        if row is None:
+            return {"found": Lookup.MISS, "why": "it has not run before", **self._elsewhere(key)}
+        if row.key != key:
+            return {"found": Lookup.MISS, "document": json.loads(row.document), **self._elsewhere(key)}
+        if alive:
+            return {"found": Lookup.RUNNING}
+        if row.outcome == DISCARDED:
+            return {"found": Lookup.MISS, "why": "it is to be repeated"}
+        if row.state is JobState.FINISHED:
+            return {"found": Lookup.HIT, **_left(row)} if row.outcome else {"found": Lookup.RUNNING}
+        identity, try_number = name
+        if (identity, try_number + 1) in self._rows:
+            return {"found": Lookup.HIT, **_left(row)}  # the engine went on to the next try
+        return {"found": Lookup.MISS, "why": "it failed before"}
+
+    def _elsewhere(self, key: str) -> Mapping[str, Any]:
+        """What another run has for a key, if results of other runs may answer."""
+        found = self._cache.get(key) if self._cache is not None else None
+        if found is None:
+            return {}
+        places = {"workspace": str(found.workspace), "jobs": str(found.directory.jobs)}
+        return {"elsewhere": {"run": found.row.run, **places, **_left(found.row)}}
+
+
+def _left(row: AttemptRow) -> Mapping[str, Any]:
+    """What an attempt left: its result, and what the engine recorded of it."""
+    return {
+        "result": json.loads(row.result_json or "null"),
+        "value": json.loads(row.value or "null"),
+        "outputs": json.loads(row.outputs or "[]"),
+        "deleted": json.loads(row.deleted or "[]"),
+    }
