@@ -43,7 +43,7 @@ from drawbar.options import did_you_mean
 from drawbar.placement import Placer, check_places
 from drawbar.settings import Containers
 from drawbar.sources import synchronise
-from drawbar.store import ACCEPTED, AttemptRow, Store
+from drawbar.store import AttemptRow, Store
 from drawbar.wire import Message
 
 _LOOK_S = 1.0
@@ -118,13 +118,9 @@ class Drive:
         self.store.commit()
         self._check_from_step()
         self.dispatcher.recover()
-        outputs = {
-            record.path
-            for row in self.dispatcher.history
-            if row.outcome == ACCEPTED
-            for record in row.records
-        }
-        self.driver.changes = synchronise(self.directory, self.spec, analysis, self.store, outputs)
+        self.driver.changes = synchronise(
+            self.directory, self.spec, analysis, self.store, self.dispatcher.history.outputs()
+        )
         for sentence in self.driver.changes.sentences():
             self._note(sentence)
         self._cancel_request(clear=True)
@@ -257,20 +253,9 @@ class Drive:
             "workspace": self.spec.workspace,
             "origins": None if self.spec.in_place else {name: str(path) for name, path in origins.items()},
             "consumed": sorted(self.store.consumed(self.spec.id)),
-            "quiet_since": self._quiet_since(),
+            "quiet_since": self.dispatcher.history.quiet_since(),
         }
         self.engine.send([["inspect", self.order]])
-
-    def _quiet_since(self) -> float | None:
-        """When the last attempt was over, where all of them are."""
-        ends = []
-        for row in self.dispatcher.history:
-            result = row.result
-            if result is None:
-                return None
-            if result.finished is not None:
-                ends.append(result.finished)
-        return max(ends, default=None)
 
     def _hear(self) -> None:
         assert self.engine is not None

@@ -9,7 +9,7 @@ from typing import Any
 from drawbar.cache import Cache
 from drawbar.engine import Lookup
 from drawbar.model import JobState, Reason
-from drawbar.store import DISCARDED, AttemptRow
+from drawbar.store import ACCEPTED, DISCARDED, AttemptRow
 
 Name = tuple[str, int]
 """Identity and try number."""
@@ -43,6 +43,17 @@ class History:
         """Why attempts of a job failed, those that count no more left out."""
         rows = (row for row in self._rows.get(name, ()) if row.outcome != DISCARDED)
         return [result.reason for row in rows if (result := row.result) is not None and result.reason]
+
+    def outputs(self) -> set[str]:
+        """The paths that accepted jobs wrote."""
+        return {record.path for row in self if row.outcome == ACCEPTED for record in row.records}
+
+    def quiet_since(self) -> float | None:
+        """When the last attempt was over, in seconds since the epoch; None while one may be alive."""
+        results = [row.result for row in self]
+        if None in results:
+            return None
+        return max((result.finished for result in results if result and result.finished), default=None)
 
     def answer(self, name: Name, key: str, alive: bool) -> Mapping[str, Any]:
         """What a lookup is answered (`drawbar.jobclient`); `alive` when the latest attempt is."""
