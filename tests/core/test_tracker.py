@@ -171,6 +171,21 @@ def test_a_file_without_a_copy_is_a_miss_when_somebody_outside_took_it(tmp_path)
     assert "a is missing" in again.verify("1", world.store["1"][0])
 
 
+def test_an_earlier_jobs_file_does_not_stand_for_a_later_jobs(tmp_path):
+    world = World(tmp_path, budget_mib=0)
+    tracker = world.tracker()
+    tracker.begin()
+    world.do(tracker, "1", a=b"1")
+    tracker.settle("2")
+    world.write(a=b"2")
+    world.store["2"] = tracker.changes()  # accepted, and killed before the tracker knew
+    world.write(a=b"1")
+    again = world.tracker()
+    again.begin()
+    world.hit(again, "1")
+    assert "a was changed" in again.verify("2", world.store["2"][0])
+
+
 def test_a_copy_brings_back_what_somebody_outside_took(world):
     tracker = world.tracker()
     tracker.begin()
