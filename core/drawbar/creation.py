@@ -57,6 +57,7 @@ def create_run(
     if own is not None:
         own = Path(os.path.abspath(own))  # noqa: PTH100 (symbolic links are kept)
         _check_workspace(home, own)
+    _check_home(home, analysis)
     contents = analysis.contents()
     directory = home.create(name or default_name(analysis))
     try:
@@ -225,6 +226,20 @@ def _occupied(workspace: Path, path: str, what: str) -> Problem:
         message=f"--workspace: {path!r} is in {workspace} already, and {what}",
         hint="move it away, or choose another workspace",
     )
+
+
+def _check_home(home: Home, analysis: Analysis) -> None:
+    """Refuse a home that would be copied into itself, as a part of the analysis."""
+    copied = {*analysis.input_directories, *analysis.workflow_directories}
+    if analysis.file is not None:
+        bare = analysis.document == analysis.root / analysis.file
+        copied |= {"."} if bare else {os.path.dirname(analysis.file)} - {""}  # noqa: PTH120 (a text)
+    place = Path(os.path.realpath(home.path))
+    for directory in copied:
+        if place.is_relative_to(os.path.realpath(analysis.root / directory)):
+            raise UsageError(
+                f"DRAWBAR_HOME ({home.path}) is among the files of the analysis; choose another place for it"
+            )
 
 
 def _check_workspace(home: Home, workspace: Path) -> None:

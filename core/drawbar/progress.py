@@ -35,6 +35,9 @@ class Silent:
             self._stream.write(text + "\n")
             self._stream.flush()
 
+    def note(self, text: str) -> None:
+        """The driver says something that the user may want to know."""
+
     def event(self, event: Event) -> None:
         """The run, or a job, came to a new state."""
 
@@ -57,6 +60,10 @@ class Plain(Silent):
         self._next_summary = 0.0
         self._ended = 0
         self._shown = 0
+
+    def note(self, text: str) -> None:
+        """See `Silent.note`."""
+        self.say(f"  {text}")
 
     def event(self, event: Event) -> None:
         """See `Silent.event`."""
@@ -128,6 +135,10 @@ class Live(Silent):
             self._try(lambda: self._console.print(text, markup=False, soft_wrap=True))
         else:
             super().say(text)
+
+    def note(self, text: str) -> None:
+        """See `Silent.note`."""
+        self.say(f"  {text}")
 
     def event(self, event: Event) -> None:
         """See `Silent.event`."""

@@ -145,20 +145,13 @@ def main(arguments: list[str] | None = None) -> Any:
     except (click.exceptions.Abort, KeyboardInterrupt):
         click.echo("drawbar: interrupted", err=True)
         status = 130
-    except BrokenPipeError:
-        status = _closed()
     except Exception as error:
         from drawbar.cli.failures import explain
 
         status = explain(error)
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
-        status = _closed()
+    except BrokenPipeError:  # nobody reads on: end without a word, with the status that click uses too
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
     sys.exit(status if isinstance(status, int) else 0)
-
-
-def _closed() -> int:
-    """Nobody reads standard output any more: end as other programs do, without a word."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    return 141

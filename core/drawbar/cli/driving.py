@@ -132,7 +132,7 @@ class _Drive:
                 self._started()
             self._shown.event(value)
         elif kind == "notice":
-            self._shown.say(f"  {value}")
+            self._shown.note(value)
         elif kind == "signal":
             self._signalled(value)
 
