@@ -230,13 +230,20 @@ def _occupied(workspace: Path, path: str, what: str) -> Problem:
 
 def _check_home(home: Home, analysis: Analysis) -> None:
     """Refuse a home that would be copied into itself, as a part of the analysis."""
-    copied = {*analysis.input_directories, *analysis.workflow_directories}
-    if analysis.file is not None:
-        bare = analysis.document == analysis.root / analysis.file
-        copied |= {"."} if bare else {os.path.dirname(analysis.file)} - {""}  # noqa: PTH120 (a text)
     place = Path(os.path.realpath(home.path))
-    for directory in copied:
-        if place.is_relative_to(os.path.realpath(analysis.root / directory)):
+    copied = [
+        (directory, True) for directory in (*analysis.input_directories, *analysis.workflow_directories)
+    ]
+    if analysis.file is not None:
+        beside = os.path.dirname(analysis.file)  # noqa: PTH120 (a text)
+        if beside or analysis.document == analysis.root / analysis.file:
+            copied.append((beside, False))
+    for directory, listed in copied:
+        root = Path(os.path.realpath(analysis.root / directory))
+        if not place.is_relative_to(root):
+            continue
+        hidden = any(part.startswith(".") for part in place.relative_to(root).parts)
+        if listed or not hidden:  # what nobody listed comes along without hidden names
             raise UsageError(
                 f"DRAWBAR_HOME ({home.path}) is among the files of the analysis; choose another place for it"
             )
