@@ -21,8 +21,8 @@ An error says what is wrong, where, and what to do about it. A problem found in 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 
@@ -51,9 +51,20 @@ class Problem:
 
     def __str__(self) -> str:
         place = ":".join(str(part) for part in (self.file, self.line) if part is not None)
-        step = f"step {self.step}: " if self.step else ""
+        plural = "s" if self.step and ", " in self.step else ""
+        step = f"step{plural} {self.step}: " if self.step else ""
         hint = f" ({self.hint})" if self.hint else ""
         return f"{place}: {step}{self.message}{hint}" if place else f"{step}{self.message}{hint}"
+
+
+def by_message(problems: Iterable[Problem]) -> list[Problem]:
+    """The same problems, with one for all steps that have it in common."""
+    steps: dict[Problem, list[str]] = {}
+    for problem in problems:
+        steps.setdefault(replace(problem, step=None), []).extend([problem.step] if problem.step else [])
+    return [
+        replace(problem, step=", ".join(dict.fromkeys(names)) or None) for problem, names in steps.items()
+    ]
 
 
 class DrawbarError(Exception):

@@ -8,7 +8,7 @@ from typing import Any
 
 from drawbar.backend import Backend, BackendFeature
 from drawbar.engine import Placement, StepInfo, WorkflowInfo
-from drawbar.errors import Problem, SettingsError, SpecError, Unsupported
+from drawbar.errors import Problem, SettingsError, SpecError, Unsupported, by_message
 from drawbar.model import JobSpec, Resources
 from drawbar.plugins import Plugins
 from drawbar.settings import Containers, Settings
@@ -160,7 +160,7 @@ def check_places(placer: Placer, info: WorkflowInfo) -> list[str]:
         elif step.image is not None and not place.container:
             ignored.append(step.image)
     if problems:
-        raise SpecError(problems)
+        raise SpecError(by_message(problems))
     return list(dict.fromkeys(ignored))
 
 

@@ -13,7 +13,7 @@ from drawbar import enginehost
 from drawbar.analysis import Analysis
 from drawbar.backend import BackendFeature
 from drawbar.engine import EngineFeature, Placement, StepInfo, WorkflowInfo
-from drawbar.errors import Problem, Severity, SpecError
+from drawbar.errors import Problem, Severity, SpecError, by_message
 from drawbar.gherkin import load_features
 from drawbar.placement import Placer, places
 from drawbar.plugins import Plugins
@@ -88,7 +88,7 @@ def examine(
         load_features([path for path in files if path.exists()])
     except SpecError as error:
         problems += error.problems
-    problems = list(dict.fromkeys(problems))
+    problems = by_message(problems)
     problems.sort(key=lambda problem: problem.severity is not Severity.ERROR)
     return Plan(info=info, steps=tuple(steps), problems=tuple(problems))
 
