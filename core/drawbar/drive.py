@@ -235,7 +235,7 @@ class Drive:
     # the engine
 
     def _start_engine(self, analysis: Analysis) -> None:
-        self.engine = EngineProcess.start(analysis.engine, self.driver.settings)
+        self.engine = self.driver.start_engine(analysis.engine, self.driver.settings)
         self.engine.log_to(self.directory.engine_output)
         self.selector.register(self.engine.connection, selectors.EVENT_READ, self._hear)
         if self.engine.output is not None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from drawbar.dispatcher import Counts
 from drawbar.drive import Drive, DriveResult
-from drawbar.enginehost import end_old_engine
+from drawbar.enginehost import EngineProcess, StartEngine, end_old_engine
 from drawbar.errors import (
     DrawbarError,
 )
@@ -28,7 +28,8 @@ class Driver:
 
     `observe` is told every event, on the driving thread, and must return quickly. `from_step` repeats
     that step and what follows from it; `as_was` ignores edits of the analysis; `take_over` is the
-    user's word that a silent driver on another host is gone.
+    user's word that a silent driver on another host is gone. `start_engine` gives the engine process:
+    a new one, or, for many runs, one of a `WarmParent`.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Driver:
         from_step: str | None = None,
         as_was: bool = False,
         take_over: bool = False,
+        start_engine: StartEngine = EngineProcess.start,
     ) -> None:
         self.directory = directory
         self.changes = Changes()
@@ -52,6 +54,7 @@ class Driver:
         self.from_step = from_step
         self.as_was = as_was
         self._take_over = take_over
+        self.start_engine = start_engine
         self.posted: deque[Callable[[], None]] = deque()
         self.wake_read, self._wake_write = os.pipe()
         os.set_blocking(self.wake_read, False)

@@ -17,8 +17,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from drawbar.analysis import Analysis
@@ -211,14 +212,22 @@ class EngineProcess:
             self.output = None
 
 
+StartEngine = Callable[[str, Settings], EngineProcess]
+"""Gives a new engine process for an engine."""
+
+
 class WarmParent:
-    """A process that has loaded one engine's library and forks engine processes, for many runs."""
+    """A process that has loaded one engine's library and forks engine processes, for many runs.
+
+    Drivers on several threads may share it.
+    """
 
     def __init__(self, engine: str, settings: Settings) -> None:
         configured = settings.engines.get(engine)
         interpreter = configured.interpreter if configured else None
         self.engine = engine
         self._limits = settings.engine
+        self._asking = Lock()
         self._control, theirs = socket.socketpair()
         self._child = subprocess.Popen(
             [
@@ -234,13 +243,19 @@ class WarmParent:
         self._control.settimeout(settings.engine.silence_s)
         self._answer(1)
 
-    def fork(self) -> EngineProcess:
-        """A new engine process. `EngineDied` when the parent is gone."""
+    def start(self, engine: str, settings: Settings) -> EngineProcess:
+        """A new engine process, as `EngineProcess.start` gives it: forked if it is for this engine.
+
+        `EngineDied` when the parent is gone.
+        """
+        if engine != self.engine:
+            return EngineProcess.start(engine, settings)
         ours, theirs = socket.socketpair()
         reading, writing = os.pipe()
         try:
-            socket.send_fds(self._control, [b"f"], [theirs.fileno(), writing])
-            pid = int.from_bytes(self._answer(4), "big")
+            with self._asking:
+                socket.send_fds(self._control, [b"f"], [theirs.fileno(), writing])
+                pid = int.from_bytes(self._answer(4), "big")
         except OSError as error:
             ours.close()
             os.close(reading)
