@@ -145,7 +145,10 @@ class Backend(ABC):
         return resources
 
     def refuses(self, spec: JobSpec) -> str | None:
-        """Why this backend can never run `spec`, or None. Pure: called for `plan`, before the first job."""
+        """Why this backend can never run `spec`, or None. Pure: called for `plan`, before the first job.
+
+        A job that is refused here is not submitted.
+        """
         return None
 
     def start(self, events: EventSink) -> None:
@@ -156,7 +159,7 @@ class Backend(ABC):
         """Hand a batch over; one answer per attempt, in order.
 
         Accepted: the job exists and its events will come. Refused: it does not exist and will not.
-        InDoubt: either may hold. An exception means that all of the batch is in doubt. A tag that is
+        InDoubt: either may hold. Events may come before this returns. An exception means that all of the batch is in doubt. A tag that is
         known already is accepted again and starts nothing.
         """
 
@@ -164,9 +167,11 @@ class Backend(ABC):
     def find(self, attempts: Sequence[Attempt]) -> Mapping[str, JobStatus]:
         """The truth about attempts by tag, in one query: after a crash, a silence, a doubt.
 
-        A tag that is missing in the answer is proven not to exist here: it never arrived, or it is
-        gone without a record. An exception means that nothing is known. Events of attempts found
-        alive come from now on.
+        A tag that is missing in the answer is proven not to exist here, and never will: it did not
+        arrive, or it is gone without a record. To be sure of that, a backend may close what it did not
+        find to a late copy of its submit. An exception means that nothing is known. Events of attempts
+        found alive come from now on. Asked about a tag after its `submit` has returned or passed its
+        deadline.
         """
 
     @abstractmethod
@@ -180,7 +185,10 @@ class Backend(ABC):
         """The results of these attempts are durable: what the backend kept for them may go."""
 
     def close(self) -> None:
-        """Stop watching and release what this object holds. Jobs stay alive."""
+        """Stop watching and release what this object holds.
+
+        Jobs stay alive where the backend declares `SURVIVES_DRIVER`, and are ended elsewhere.
+        """
 
 
 def options_of(backend: type[Backend], values: Mapping[str, Any]) -> BaseOptions:
