@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
+from operator import attrgetter
+from pathlib import PurePosixPath
 from typing import Any
 
 from drawbar.backend import Accepted, Attempt, InDoubt, JobStatus, Refused, Submission
@@ -88,8 +90,14 @@ class Dispatcher:
         self._wanted: set[Name] = set()
         self._repeats: dict[Name, JobSpec] = {}
         """Jobs that the engine was told to prepare again."""
-        self._delayed: list[list[tuple[str, int, str]]] = []
-        self._changed: dict[str, AttemptRow] = {}
+        self._left: set[str] = set()
+        """Tags of live attempts that the engine has not asked for since it was started."""
+        self._rivals: set[str] | None = None
+        """Those of them whose end the engine waits for."""
+        self._stopping: dict[str, AttemptRow] = {}
+        """Live attempts that their backend was asked to stop."""
+        self._late: dict[str, str] = {}
+        """What to say of those that were stopped because they waited too long."""
         self._cancel_again = 0.0
         self._cache = cache
         self._fresh: list[AttemptRow] = []
@@ -111,6 +119,7 @@ class Dispatcher:
             elif not row.state.terminal:
                 place = self._place(row.backend)
                 self._active[row.tag] = row
+                self._left.add(row.tag)
                 self.counts.running += 1
                 place.queue.take(Cost.of(self._spec(row).resources))
                 place.doubt(self._attempt(row))
@@ -136,21 +145,40 @@ class Dispatcher:
     # from the engine
 
     def lookup(self, names: Sequence[tuple[str, int, str]]) -> None:
-        """Answer a lookup, once no attempt with another key is alive under one of the names."""
-        for identity, try_number, key in names:
-            row = self.history.last((identity, try_number))
-            if row is not None and row.key != key and row.tag in self._active:
-                self._changed[row.tag] = row
-        if self._changed:
-            self._delayed.append(list(names))
-            self._cancel(list(self._changed.values()))
-            return
+        """Answer a lookup, and whether a miss must ask to `clear` before anything is prepared for it."""
         answers = []
         for identity, try_number, key in names:
             row = self.history.last((identity, try_number))
             alive = row is not None and row.tag in self._active
             answers.append(self.history.answer((identity, try_number), key, alive))
-        self._tell(["found", answers])
+        self._tell(["found", answers, bool(self._left)])
+
+    def clear(self, jobs: Sequence[tuple[str, int, bool, Sequence[str]]]) -> None:
+        """Stop attempts of earlier drives that would work beside one of these jobs; answered when none does.
+
+        A job is told by identity, try number, whether it may change anything, and outputs. Its rivals
+        are attempts of the same job, those with an output in the same place, and, where it or they may
+        change anything, all.
+        """
+        names = {(identity, try_number) for identity, try_number, _, _ in jobs}
+        anything = any(undeclared for _, _, undeclared, _ in jobs)
+        outputs = {PurePosixPath(path) for _, _, _, paths in jobs for path in paths}
+        above = {parent for path in outputs for parent in path.parents}
+        rivals = []
+        for row in map(self._active.__getitem__, self._left):
+            spec = self._spec(row)
+            places = [PurePosixPath(path) for path in spec.outputs]
+            shared = any(path in above or not outputs.isdisjoint((path, *path.parents)) for path in places)
+            if anything or spec.undeclared_outputs or shared or (row.identity, row.try_number) in names:
+                rivals.append(row)
+        self._rivals = {row.tag for row in rivals}
+        self._cancel(rivals)
+        self._cleared()
+
+    def _cleared(self) -> None:
+        if self._rivals is not None and not self._rivals:
+            self._rivals = None
+            self._tell(["cleared"])
 
     def adopt(self, job: Mapping[str, Any]) -> None:
         """The engine has put what a job of another run left at this job's own place."""
@@ -168,8 +196,9 @@ class Dispatcher:
         for name in names:
             row = self.history[name]
             self._wanted.add(name)
+            self._left.discard(row.tag)
             if row.tag not in self._active:
-                self._deliver(row)
+                self._hand_back(row)
 
     def hits(self, count: int) -> None:
         """The engine took so many results from the store."""
@@ -188,8 +217,10 @@ class Dispatcher:
         self._queue(rows)
 
     def again(self, name: Name) -> None:
-        """Queue the next attempt of a job that the engine has prepared again."""
-        spec = self._repeats.pop(name)
+        """Queue the next attempt of a job that the engine has prepared again, unless it was cancelled."""
+        spec = self._repeats.pop(name, None)
+        if spec is None:
+            return
         last = self.history[name]
         row = self._new(spec, last.key, last.document, f"repeated: {last.message or 'it was lost'}")
         self._store.add_attempts([row])
@@ -221,19 +252,19 @@ class Dispatcher:
     def cancel(self, names: Iterable[Name]) -> None:
         """The engine wants jobs stopped; their ends are delivered as usual."""
         rows = [row for name in names if (row := self.history.last(name)) is not None]
+        tags = {row.tag for row in rows}
+        for place in self._places.values():
+            self._end_waiting(place.queue.take_out(lambda row: row.tag in tags), "the workflow cancelled it")
         for row in rows:
-            if row.state is JobState.QUEUED:
-                self.counts.queued -= 1
-                self._end(row, JobResult(reason=Reason.CANCELLED, message="the workflow cancelled it"))
-        self._cancel(rows)
+            if self._repeats.pop((row.identity, row.try_number), None) is not None:
+                self._deliver(row)
+        self._cancel([row for row in rows if row.tag in self._active])
 
     def cancel_all(self) -> None:
         """The run is to stop: nothing new is handed over, everything in flight is cancelled."""
         self.cancelling = True
         for place in self._places.values():
-            for row in place.queue.drain():
-                self.counts.queued -= 1
-                self._end(row, JobResult(reason=Reason.CANCELLED, message="the run was cancelled"))
+            self._end_waiting(place.queue.take_out(lambda _: True), "the run was cancelled")
         self._cancel(list(self._active.values()))
 
     # to the backends
@@ -244,9 +275,6 @@ class Dispatcher:
         for place in self._places.values():
             batch: list[AttemptRow] = []
             while not self.cancelling and (row := place.queue.pop(now)) is not None:
-                if row.state.terminal:  # cancelled while it waited
-                    place.queue.release(Cost.of(self._spec(row).resources))
-                    continue
                 row.state, row.submitted = JobState.SUBMITTED, time.time()
                 row.batch = batch[0].tag if batch else row.tag
                 self._active[row.tag] = row
@@ -268,13 +296,13 @@ class Dispatcher:
         if self._cache is not None and self._fresh:
             self.effects.append(partial(self._cache.put, self._fresh))
             self._fresh = []
-        if self.cancelling and self._active and now >= self._cancel_again:
-            self._cancel(list(self._active.values()))
+        if self._stopping and now >= self._cancel_again:
+            self._cancel(list(self._stopping.values()))
 
     def wait_s(self) -> float | None:
         """When `dispatch` should be called again although nothing has happened; None for never."""
         waits = [place.wait_s() for place in self._places.values()]
-        if self.cancelling and self._active:
+        if self._stopping:
             waits.append(max(0.0, self._cancel_again - time.monotonic()))
         return min((wait for wait in waits if wait is not None), default=None)
 
@@ -287,10 +315,9 @@ class Dispatcher:
             if row.state is JobState.SUBMITTED and row.submitted is not None and row.submitted < limit
         ]
         for row in late:
-            row.message = (
-                f"it waited for more than {self._settings.unschedulable_s:.0f} s {row.message}".strip()
-            )
-        self._cancel(late)
+            waited = f"it waited for more than {self._settings.unschedulable_s:.0f} s"
+            self._late.setdefault(row.tag, f"{waited}: {row.message}" if row.message else waited)
+        self._cancel([row for row in late if row.tag not in self._stopping])
 
     def close(self) -> None:
         """Let go of the backends; jobs stay alive."""
@@ -325,20 +352,24 @@ class Dispatcher:
             row = self._active.get(status.tag)
             if row is None:
                 continue
+            before = (row.state, row.native_state, row.native_id, row.message)
             row.native_state, row.message = status.native_state or row.native_state, status.message
             row.native_id = status.native_id or row.native_id
             if status.result is not None:
                 self._end(row, status.result)
-            elif status.state in TRANSITIONS[row.state]:
+                continue
+            if status.state in TRANSITIONS[row.state]:
                 row.state = status.state
-                moved.append(row)
                 self._report(row)
+            if before != (row.state, row.native_state, row.native_id, row.message):
+                moved.append(row)
         self._store.set_states(moved)
 
     def _cancel(self, rows: Sequence[AttemptRow]) -> None:
+        """Ask for live attempts to be stopped, now, and again until they are."""
         self._cancel_again = time.monotonic() + _CANCEL_AGAIN_S
-        rows = sorted((row for row in rows if row.tag in self._active), key=lambda row: row.backend)
-        for name, group in groupby(rows, key=lambda row: row.backend):
+        self._stopping |= {row.tag: row for row in rows}
+        for name, group in groupby(sorted(rows, key=attrgetter("backend")), key=attrgetter("backend")):
             attempts = [self._attempt(row) for row in group]
             self.effects.append(partial(self._place(name).cancel, attempts))
 
@@ -385,41 +416,49 @@ class Dispatcher:
                 self.counts.queued += 1
                 place.queue.push(row, cost)
 
+    def _end_waiting(self, rows: Sequence[AttemptRow], message: str) -> None:
+        self.counts.queued -= len(rows)
+        for row in rows:
+            self._end(row, JobResult(reason=Reason.CANCELLED, message=message))
+
     def _end(self, row: AttemptRow, result: JobResult) -> None:
-        """An attempt ended: record it, then repeat it or give its result to the engine."""
-        place = self._place(row.backend)
-        spec = self._spec(row)
+        """An attempt ended: record it, and hand it back when the engine waits for it."""
         if self._active.pop(row.tag, None) is not None:
-            place.queue.release(Cost.of(spec.resources))
+            place = self._place(row.backend)
+            place.queue.release(Cost.of(self._spec(row).resources))
             place.known(row.tag)
             place.ended.append(row)
             self.counts.running -= 1
-            waited = (
-                row.submitted is not None and time.time() - row.submitted > self._settings.unschedulable_s
-            )
-            if result.reason is Reason.CANCELLED and row.state is JobState.SUBMITTED and waited:
-                result = replace(result, reason=Reason.UNSCHEDULABLE, message=row.message)
+            self._stopping.pop(row.tag, None)
+            late = self._late.pop(row.tag, None)
+            if late is not None and result.reason is Reason.CANCELLED:
+                result = replace(result, reason=Reason.UNSCHEDULABLE, message=late)
         row.state, row.message = result.state, result.message
         row.result_json = dumps(result)
         row.native_id = result.native_id or row.native_id
         self._store.set_states([row])
         self._report(row, result.reason)
-        if self._changed.pop(row.tag, None) is not None:
-            if not self._changed:
-                delayed, self._delayed = self._delayed, []
-                for names in delayed:
-                    self.lookup(names)
-            return
-        name = (row.identity, row.try_number)
-        again = None if self.cancelling else self._next_spec(name, spec, result)
-        if again is not None and name in self._wanted:
+        self._left.discard(row.tag)
+        if self._rivals is not None:
+            self._rivals.discard(row.tag)
+            self._cleared()
+        if (row.identity, row.try_number) in self._wanted and row is self.history[
+            row.identity, row.try_number
+        ]:
+            self._hand_back(row)
+
+    def _hand_back(self, row: AttemptRow) -> None:
+        """The engine waits for this attempt, and it has ended: repeat it, or deliver its result."""
+        name, result = (row.identity, row.try_number), row.result
+        assert result is not None, "it has ended"
+        again = None if self.cancelling else self._next_spec(name, self._spec(row), result)
+        if again is not None:
             self._repeats[name] = again
             self._tell(["prepare", *name])
         else:
             self.counts.finished += result.ok
             self.counts.failed += not result.ok
-            if name in self._wanted:
-                self._deliver(row)
+            self._deliver(row)
 
     def _next_spec(self, name: Name, spec: JobSpec, result: JobResult) -> JobSpec | None:
         """What to try next after a failure that is worth another try, or None."""

@@ -102,6 +102,8 @@ class Drive:
         self.facts: dict[str, Any] = {}
         self.error: DrawbarError | None = None
         self.cancel_deadline: float | None = None
+        self.unwritten = False
+        """Whether the last commit failed and is to be tried again."""
         self.next_look = 0.0
         self.next_beat = 0.0
         self.outcome: Mapping[str, Any] | None = None
@@ -181,11 +183,19 @@ class Drive:
         try:
             self.store.commit()
         except StoreError as error:
-            if not self.driver.paused:
-                self._note(f"paused: {error}")
-            self.driver.paused = str(error)
-            return False
-        return True
+            if not error.transient:
+                raise
+            self.unwritten = True
+            self._pause(str(error))
+        else:
+            self.unwritten = False
+        return not self.unwritten
+
+    def _pause(self, why: str) -> None:
+        """Hand nothing over for now, for a reason; go on when there is none."""
+        if bool(why) != bool(self.driver.paused):
+            self._note(f"paused: {why}" if why else "goes on")
+        self.driver.paused = why
 
     def _look(self) -> None:
         """What is looked at from time to time: requests, the disk, the engine's silence, the lease."""
@@ -196,12 +206,9 @@ class Drive:
         self._cancel_request()
         free = shutil.disk_usage(self.directory.path).free
         if free < _RESERVE_BYTES:
-            if not self.driver.paused:
-                self._note(f"paused: only {free >> 20} MiB are free on the disk of {self.directory.path}")
-            self.driver.paused = f"the disk of {self.directory.path} is full"
-        elif self.driver.paused:
-            self._note("goes on")
-            self.driver.paused = ""
+            self._pause(f"only {free >> 20} MiB are free on the disk of {self.directory.path}")
+        elif not self.unwritten:
+            self._pause("")
         if self.engine is not None and not self.dispatcher.busy and not self.driver.paused:
             self.engine.check_silence()
         if now >= self.next_beat:
@@ -297,6 +304,8 @@ class Drive:
                 self._place(question)
             case ["lookup", names]:
                 dispatcher.lookup([(identity, try_number, key) for identity, try_number, key in names])
+            case ["clear", jobs]:
+                dispatcher.clear(jobs)
             case ["hits", count]:
                 dispatcher.hits(count)
             case ["want", names]:

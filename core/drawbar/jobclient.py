@@ -138,6 +138,8 @@ class Client:
         self._keys: dict[Name, tuple[JobSpec, dict[str, Any], str]] = {}
         self._placements: dict[str, Placement] = {}
         self._in_flight: set[Name] = set()
+        self._others_alive = False
+        """Whether attempts are alive that this engine process has not asked for, as it was told last."""
 
     # the contract
 
@@ -182,13 +184,23 @@ class Client:
         self, specs: Sequence[JobSpec], prepare: Callable[[JobSpec], None] | None = None
     ) -> list[Ticket]:
         """See `JobClient.submit`."""
-        tickets, jobs, running, hits = [], [], [], 0
-        for spec, (ticket, answer) in zip(specs, self._look(specs), strict=True):
+        for spec in specs:
             name = (spec.identity, spec.try_number)
             if name in self._specs:
                 raise ValueError(f"two jobs with the identity {spec.identity!r}, try {spec.try_number}")
-            self._specs[name], self._tickets[name], self._prepare[name] = spec, ticket, prepare
+            self._specs[name], self._prepare[name] = spec, prepare
             self._tries[spec.identity] = spec.try_number
+        tickets, jobs, hits = [], [], 0
+        looked = list(zip(specs, self._look(specs), strict=True))
+        running = [
+            (spec.identity, spec.try_number) for spec, (ticket, _) in looked if ticket.found is Lookup.RUNNING
+        ]
+        if running:
+            self._channel.send("want", running)
+        self._clear([spec for spec, (ticket, _) in looked if ticket.found is Lookup.MISS])
+        for spec, (ticket, answer) in looked:
+            name = (spec.identity, spec.try_number)
+            self._tickets[name] = ticket
             tickets.append(ticket)
             if ticket.found is Lookup.HIT:
                 hits += 1
@@ -206,15 +218,12 @@ class Client:
                 continue
             self._in_flight.add(name)
             if ticket.found is Lookup.RUNNING:
-                running.append(name)
                 continue
             self._make_ready(name)
             document, key = self._key(spec)
             jobs.append({"key": key, "document": document, "spec": encode(spec), "why": ticket.why})
         if hits:
             self._channel.send("hits", hits)
-        if running:
-            self._channel.send("want", running)
         if jobs:
             self._channel.send("submit", jobs)
         if jobs or running:
@@ -322,8 +331,16 @@ class Client:
         names = [(spec.identity, spec.try_number, self._key(spec)[1]) for spec in specs]
         if not names:
             return []
-        _, answers = self._channel.ask("lookup", names, answers=("found",))
+        _, answers, self._others_alive = self._channel.ask("lookup", names, answers=("found",))
         return [(self._ticket(spec, answer), answer) for spec, answer in zip(specs, answers, strict=True)]
+
+    def _clear(self, misses: Sequence[JobSpec]) -> None:
+        """Before anything is prepared: what an earlier drive left alive must not work beside these jobs."""
+        if misses and self._others_alive:
+            jobs = [
+                (spec.identity, spec.try_number, spec.undeclared_outputs, spec.outputs) for spec in misses
+            ]
+            self._channel.ask("clear", jobs, answers=("cleared",))
 
     def _ticket(self, spec: JobSpec, answer: Mapping[str, Any]) -> Ticket:
         found, why = Lookup(answer["found"]), answer.get("why", "")

@@ -8,7 +8,7 @@ times is waited for.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
@@ -144,14 +144,16 @@ class Queue(Generic[T]):
         for budget in self.budgets:
             budget.take(cost, -1)
 
-    def drain(self) -> list[T]:
-        """Take every waiting job out."""
-        entries = sorted(
-            (entry for lane in self.waiting.values() for entry in lane), key=lambda each: each[0]
-        )
-        self.waiting.clear()
-        self.size = 0
-        return [item for _, item in entries]
+    def take_out(self, unwanted: Callable[[T], bool]) -> list[T]:
+        """Take out every waiting job of which `unwanted` holds, the oldest first."""
+        out: list[tuple[int, T]] = []
+        for cost, lane in list(self.waiting.items()):
+            out += [entry for entry in lane if unwanted(entry[1])]
+            self.waiting[cost] = deque(entry for entry in lane if not unwanted(entry[1]))
+            if not self.waiting[cost]:
+                del self.waiting[cost]
+        self.size -= len(out)
+        return [item for _, item in sorted(out, key=lambda entry: entry[0])]
 
     def excess(self, cost: Cost) -> str | None:
         """Why a job with this cost would wait for ever, or None."""

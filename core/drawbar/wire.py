@@ -6,8 +6,9 @@ begins with its kind. Whoever has several things to say puts them in one frame.
 Engine to driver                              Driver to engine
     hello {engine, version, pid}                  inspect | execute {source, ...}
     inspected {info} | failed {problems, ...}     placed {placement} | refused {problems}
-    place {step, image, ...}                      found [answer, ...]
+    place {step, image, ...}                      found [answer, ...], whether others are alive
     lookup [[identity, try, key], ...]
+    clear [[identity, try, undeclared, outputs]]  cleared
     hits n, want [[identity, try], ...]           executed identity, try, result, record
     submit [job, ...]                             prepare identity, try
     again identity, try                           accepted
