@@ -76,7 +76,9 @@ def attempts(directory: RunDirectory) -> list[AttemptRow]:
 
 def job(row: AttemptRow) -> dict[str, Any]:
     """A job as `--json` shows it. Times are seconds since the epoch; what is not known is null."""
-    return {**manifest.job(row), "cached": row.origin is not None, "waiting": waiting(row)}
+    document = {**manifest.job(row), "cached": row.origin is not None, "waiting": waiting(row)}
+    del document["discarded"]
+    return document
 
 
 def outputs(directory: RunDirectory) -> list[dict[str, Any]]:

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 FILE = "drawbar.toml"
 SYSTEM_FILE = Path("/etc/drawbar") / FILE
-OTHER_VARIABLES = frozenset({"DRAWBAR_PLUGINS", "DRAWBAR_SYSTEM_CONFIG"})
+OTHER_VARIABLES = frozenset({"DRAWBAR_PLUGINS", "DRAWBAR_SYSTEM_CONFIG", "DRAWBAR_TRACEBACK"})
 """Variables that drawbar reads and that are no settings."""
 HIDDEN = "(not shown)"
 

@@ -49,19 +49,20 @@ def validate(app: App, /, analysis: str, no_exec: bool, as_json: bool, **given: 
     """
     found, plan, problems = _examine(app, analysis, allow_execution=not no_exec, **given)
     errors = [problem for problem in problems if problem.severity is Severity.ERROR]
+    steps = len(plan.steps) if plan and plan.info else None
     if as_json:
         print_json(
             {
                 "valid": not errors,
                 "engine": found.engine if found else None,
                 "inspected": plan is not None and plan.info is not None,
+                "steps": steps,
                 "problems": [_document(problem) for problem in problems],
             }
         )
     else:
         show_problems(problems)
         if not errors and found is not None:
-            steps = len(plan.steps) if plan and plan.info else None
             what = "" if steps is None else f", {steps} step{'s' if steps != 1 else ''}"
             click.echo(f"{found.document}: valid ({found.engine}{what})")
     click.get_current_context().exit(2 if errors else 0)
