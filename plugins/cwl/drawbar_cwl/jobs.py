@@ -1,0 +1,312 @@
+"""One invocation of a tool: its spec, its staging, and the collection of what it made."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cwltool.errors import WorkflowException
+from cwltool.job import JobBase, relink_initialworkdir
+from cwltool.pathmapper import PathMapper
+from cwltool.process import stage_files
+from cwltool.utils import bytes2str_in_dicts
+from drawbar.model import JobResult, JobSpec, Mount, Resources, RetryPolicy
+from schema_salad.ref_resolver import file_uri, uri_file_path
+
+from drawbar_cwl.canonical import Canonical, uses_resources
+from drawbar_cwl.context import Context
+
+if TYPE_CHECKING:
+    from drawbar_cwl.tools import Tool
+
+_OUT = "out:"
+"""How the locations of a job's own outputs begin where its outputs are remembered."""
+
+
+class Job(JobBase):
+    """An invocation of a tool. Nothing is touched before `prepare`."""
+
+    def __init__(
+        self,
+        builder: Any,
+        joborder: Any,
+        make_path_mapper: Any,
+        requirements: Any,
+        hints: Any,
+        name: str,
+        *,
+        tool: Tool,
+        context: Context,
+    ) -> None:
+        super().__init__(builder, joborder, make_path_mapper, requirements, hints, name)
+        self.tool = tool
+        self.context = context
+        self.identity = "/".join(context.identity)
+        self.step = "/".join(context.step)
+        self._extra: dict[str, str] = {}
+        """Where on the host things are that a container has outside of its directories."""
+
+    @property
+    def directory(self) -> Path:
+        """The job's private directory."""
+        return Path(self.outdir).parent
+
+    def run(self, runtimeContext: Any, tmpdir_lock: Any = None) -> None:  # noqa: N803
+        """Ask for the job; its end is told later."""
+        self.context.execution.ask(self)
+
+    def spec(self) -> JobSpec:
+        """The job for drawbar. Raises `WorkflowException` when it cannot be run."""
+        self._find_inputs()
+        if not self.command_line:
+            raise WorkflowException(
+                "the command line is empty; give a baseCommand, arguments, or an input with an inputBinding"
+            )
+        stdin = self._stdin()
+        placement = self.tool.place(self.context, self._resources())
+        declared = {key: value for key, value in self.environment.items() if key not in ("HOME", "TMPDIR")}
+        canonical = Canonical(self.context.execution.places, self.directory.name, self.pathmapper)
+        form: dict[str, Any] = {
+            "command": canonical.of([str(each) for each in self.command_line], "command"),
+            "order": canonical.of(self.joborder, "inputs"),
+            "workdir": canonical.of(self.generatefiles["listing"], "workdir"),
+            "environment": canonical.of(declared, "environment"),
+            "streams": canonical.of([self.stdin, self.stdout, self.stderr], "streams"),
+            "tool": self.tool.canonical,
+            "image": self.tool.image[0],
+            "container": placement.container,
+        }
+        if uses_resources(self.tool.canonical):
+            form["resources"] = dict(self.builder.resources)
+        good, temporary = self._codes()
+        reuse, _ = self.get_requirement("WorkReuse")
+        return JobSpec(
+            identity=self.identity,
+            name=self.identity,
+            step=self.step,
+            argv=tuple(str(each) for each in self.command_line),
+            directory=self.builder.outdir if placement.container else self.outdir,
+            canonical=form,
+            image=placement.image if placement.container else None,
+            image_required=self.tool.image[1],
+            environment=dict(self.environment),
+            mounts=tuple(self._mounts()) if placement.container else (),
+            stdin=stdin,
+            stdout=self._stream(self.stdout),
+            stderr=self._stream(self.stderr),
+            inputs=tuple(canonical.inputs.values()),
+            outputs=(self.outdir,),
+            collection_root=self.outdir,
+            resources=placement.resources,
+            network=self.networkaccess or not placement.container,
+            success_codes=good,
+            temporary_codes=temporary,
+            retry=self._retry(),
+            hints=placement.hints,
+            backend=placement.backend,
+            reusable=not self.inplace_update and bool(not reuse or reuse.get("enableReuse", True)),
+        )
+
+    def prepare(self) -> None:
+        """Stage inputs and the initial working directory; what an earlier attempt left goes first."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+        for place in (self.outdir, self.tmpdir):
+            Path(place).mkdir(parents=True)
+        for stream in (self._stream(self.stdout), self._stream(self.stderr)):
+            if stream is not None:
+                Path(stream).parent.mkdir(parents=True, exist_ok=True)
+        stage_files(self.pathmapper, ignore_writable=True, symlink=True)
+        if self.generatemapper is not None:
+            on_host = self._on_host(self.generatemapper)
+            stage_files(on_host, ignore_writable=self.inplace_update, symlink=True)
+            relink_initialworkdir(on_host, self.outdir, self.outdir, inplace_update=self.inplace_update)
+
+    def collect(self, result: JobResult) -> Any:
+        """The output object. Raises `WorkflowException` when the outputs are not what was promised."""
+        for mapper in (self.pathmapper, self.generatemapper):
+            if mapper is not None:
+                _mark_staged(mapper)
+        if self.generatemapper is not None:
+            on_host = self._on_host(self.generatemapper)
+            relink_initialworkdir(on_host, self.outdir, self.outdir, inplace_update=self.inplace_update)
+        outputs = bytes2str_in_dicts(self.collect_outputs(self.outdir, result.exit_code or 0))
+        self._check_links(outputs)
+        for place in (self.tmpdir, self.stagedir):
+            if place is not None and not self._extra:
+                shutil.rmtree(place, ignore_errors=True)
+        return outputs
+
+    def release(self) -> None:
+        """Say that the job reads its inputs no more, where its outputs are not collected."""
+        readers = self.collect_outputs.keywords.get("readers") or {}  # type: ignore[union-attr]
+        manager = self.builder.mutation_manager
+        for reader in readers.values():
+            if manager is not None:
+                manager.release_reader(self.collect_outputs.keywords["jobname"], reader)  # type: ignore[union-attr]
+
+    def deliver(self, outputs: Any, status: str) -> None:
+        """Hand the output object on to what waits for it in the workflow."""
+        if self.output_callback is not None:
+            self.output_callback(outputs, status)
+        self.context.wake()
+
+    def stored(self, outputs: Any) -> Any:
+        """The output object as it is remembered: with locations relative to the job's directory."""
+        return _relocated(outputs, f"{file_uri(self.outdir)}/", _OUT)
+
+    def restored(self, stored: Any) -> Any:
+        """The output object that was remembered."""
+        return _relocated(stored, _OUT, f"{file_uri(self.outdir)}/")
+
+    # how it is done
+
+    def _required_env(self) -> dict[str, str]:
+        return {"HOME": self.builder.outdir, "TMPDIR": self.builder.tmpdir}
+
+    def _find_inputs(self) -> None:
+        """Check that inputs are there, and say where the initial working directory's files go."""
+        for location in self.pathmapper.files():
+            entry = self.pathmapper.mapper(location)
+            if entry.type == "File" and entry.staged and not Path(entry.resolved).is_file():
+                raise WorkflowException(
+                    f"Input file {location} (at {entry.resolved}) not found or is not a regular file."
+                )
+        if self.generatefiles["listing"]:
+            self.generatemapper = self.make_path_mapper(
+                self.generatefiles["listing"], self.builder.outdir, self.context, False
+            )
+
+    def _stdin(self) -> str | None:
+        if self.stdin is None:
+            return None
+        found = self.pathmapper.reversemap(self.stdin)
+        if found is None:
+            raise WorkflowException(f"standard input {self.stdin} is not among the inputs")
+        return self.stdin
+
+    def _stream(self, name: str | None) -> str | None:
+        return os.path.join(self.outdir, name) if name else None
+
+    def _codes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Exit codes that are successes, and those that are temporary failures."""
+        good, temporary = set(self.successCodes), set(self.temporaryFailCodes)
+        if 0 not in temporary | set(self.permanentFailCodes):
+            good.add(0)
+        return tuple(sorted(good)), tuple(sorted(temporary - good))
+
+    def _retry(self) -> RetryPolicy:
+        if self.inplace_update:
+            # what an attempt changed in place cannot be undone
+            return RetryPolicy(infrastructure=0)
+        return RetryPolicy(temporary=self.context.execution.options.retries)
+
+    def _resources(self) -> Resources:
+        """What the tool asks for; what cwltool assumes where it says nothing is no wish."""
+        asked, _ = self.get_requirement("ResourceRequirement")
+        asked = asked or {}
+        given = self.builder.resources
+        disk = sum(given[f"{kind}Size"] for kind in ("tmpdir", "outdir") if _asks(asked, kind))
+        return Resources(
+            cpus=max(given["cores"], 0.01) if _asks(asked, "cores") else 1,
+            memory_mib=int(given["ram"]) or None if _asks(asked, "ram") else None,
+            disk_mib=int(disk) or None,
+            gpus=int(given.get("cudaDeviceCount", 0)),
+            walltime_s=self.timelimit or None,
+        )
+
+    def _mounts(self) -> Iterator[Mount]:
+        """What a container sees besides the workspace; all jobs' directories, and its own to write in."""
+        own = str(self.directory)
+        yield Mount(source=str(self.directory.parent), target=str(self.directory.parent), read_only=True)
+        yield Mount(source=own, target=own)
+        if self.builder.outdir != self.outdir:
+            yield Mount(source=self.outdir, target=self.builder.outdir)
+        if self.generatemapper is not None:
+            self._on_host(self.generatemapper)
+        for target, source in self._extra.items():
+            yield Mount(source=source, target=target)
+        seen = {own}
+        for mapper in (self.pathmapper, self.generatemapper):
+            for entry in mapper or ():
+                outside = not any(
+                    Path(entry.resolved).is_relative_to(root)
+                    for root in (self.directory.parent, self.context.execution.jobs.workspace)
+                )
+                if entry.resolved.startswith("/") and outside and entry.resolved not in seen:
+                    seen.add(entry.resolved)
+                    yield Mount(source=entry.resolved, target=entry.resolved, read_only=True)
+
+    def _on_host(self, mapper: PathMapper) -> PathMapper:
+        """The mapper with the targets where they are on the host."""
+        inner = self.builder.outdir
+        if inner == self.outdir and all(entry.target.startswith(f"{inner}/") for entry in mapper):
+            return mapper
+        translated = PathMapper([], "", "")
+        for number, (key, entry) in enumerate(mapper.items()):
+            if entry.target.startswith(f"{inner}/"):
+                target = self.outdir + entry.target[len(inner) :]
+            else:
+                target = str(self.directory / "extra" / str(number) / os.path.basename(entry.target))
+                self._extra[entry.target] = target
+            translated.update(key, entry.resolved, target, entry.type, entry.staged)
+        return translated
+
+    def _check_links(self, outputs: Any) -> None:
+        """Refuse outputs that are links out of the job's directory to what is no input of it."""
+        real = os.path.realpath(self.outdir)
+        inputs: set[str] | None = None
+        for file in _files(outputs):
+            location = str(file.get("location", ""))
+            if not location.startswith("file://"):
+                continue
+            path = os.path.realpath(uri_file_path(location))
+            if path == real or path.startswith(f"{real}/"):
+                continue
+            if inputs is None:
+                mappers = [mapper for mapper in (self.pathmapper, self.generatemapper) if mapper is not None]
+                inputs = {os.path.realpath(entry.resolved) for mapper in mappers for entry in mapper}
+            if path not in inputs and not any(str(each) in inputs for each in Path(path).parents):
+                raise WorkflowException(
+                    f"the output {uri_file_path(location)} is a link to {path}, which is neither in the "
+                    "output directory nor an input"
+                )
+
+
+def _asks(requirement: Mapping[str, Any], kind: str) -> bool:
+    return bool(requirement.get(f"{kind}Min") or requirement.get(f"{kind}Max"))
+
+
+def _mark_staged(mapper: PathMapper) -> None:
+    """Literal files are where they were staged, also when that was done by an earlier start."""
+    for key, entry in list(mapper.items()):
+        if entry.type in ("CreateFile", "CreateWritableFile") and entry.resolved != entry.target:
+            mapper.update(key, entry.target, entry.target, entry.type, entry.staged)
+
+
+def _files(value: Any) -> Iterator[Mapping[str, Any]]:
+    if isinstance(value, Mapping):
+        if value.get("class") in ("File", "Directory"):
+            yield value
+        for each in value.values():
+            yield from _files(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _files(each)
+
+
+def _relocated(value: Any, old: str, new: str) -> Any:
+    """Plain data in which locations that begin with `old` begin with `new`."""
+    if isinstance(value, Mapping):
+        plain = {str(key): _relocated(each, old, new) for key, each in value.items()}
+        location = plain.get("location")
+        if isinstance(location, str) and f"{location}/".startswith(old):
+            plain["location"] = new + location[len(old) :] if location.startswith(old) else new.rstrip("/")
+        return plain
+    if isinstance(value, list | tuple):
+        return [_relocated(each, old, new) for each in value]
+    return value
+
+
