@@ -159,8 +159,8 @@ class Backend(ABC):
         """Hand a batch over; one answer per attempt, in order.
 
         Accepted: the job exists and its events will come. Refused: it does not exist and will not.
-        InDoubt: either may hold. Events may come before this returns. An exception means that all of the batch is in doubt. A tag that is
-        known already is accepted again and starts nothing.
+        InDoubt: either may hold. An exception means that all of the batch is in doubt. A tag that is
+        known already is accepted again and starts nothing. Events may come before this returns.
         """
 
     @abstractmethod

@@ -122,7 +122,14 @@ class BackendError(InfrastructureError):
 
 
 class StoreError(InfrastructureError):
-    """The store cannot be read or written; nothing that was acknowledged before is lost."""
+    """The store cannot be read or written; nothing that was acknowledged before is lost.
+
+    `transient` when trying again may help: a full disk, a lock held by somebody else.
+    """
+
+    def __init__(self, message: str, *, transient: bool = False) -> None:
+        super().__init__(message)
+        self.transient = transient
 
 
 class LeaseError(InfrastructureError):

@@ -55,6 +55,9 @@ DISCARDED = "discarded"
 """What became of an ended attempt: the engine took its outputs, refused them, or they no longer count."""
 
 
+_TRANSIENT = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_IOERR})
+
+
 @dataclass(slots=True)
 class AttemptRow:
     """An attempt as it is stored. JSON columns are decoded when asked for."""
@@ -360,7 +363,10 @@ class Store:
         try:
             yield
         except sqlite3.Error as error:
-            raise StoreError(f"cannot {action} the store {self.path}: {error}") from error
+            # The low byte is the primary code; the rest says where it happened.
+            code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+            message = f"cannot {action} the store {self.path}: {error}"
+            raise StoreError(message, transient=code in _TRANSIENT) from error
 
 
 _NETWORK = frozenset(
