@@ -14,6 +14,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from drawbar.plugins import load_plugins
+from drawbar.settings import load_settings
 
 ROOT = Path(__file__).parent.parent.parent
 EXAMPLES = ROOT / "examples"
@@ -81,3 +83,24 @@ def test_a_mark_stands_right_before_a_console_block(page: Path) -> None:
 def test_links_lead_somewhere(page: Path) -> None:
     targets = [target for target in LINK.findall(page.read_text()) if "://" not in target]
     assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+TOML = re.compile(r"^```toml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SETTINGS_SHOWN = [
+    pytest.param(block[1], id=f"{name_of(page)}-{number}")
+    for page in PAGES
+    if "pyproject" not in page.read_text()
+    for number, block in enumerate(TOML.finditer(page.read_text()), 1)
+]
+
+
+@pytest.mark.parametrize("text", SETTINGS_SHOWN)
+def test_settings_that_are_shown_can_be_set(text: str, tmp_path: Path) -> None:
+    (tmp_path / "drawbar.toml").write_text(text)
+    settings = load_settings(
+        start=tmp_path / "analysis",
+        environ={"DRAWBAR_SYSTEM_CONFIG": str(tmp_path / "drawbar.toml"), "HOME": str(tmp_path)},
+    )
+    assert not settings.warnings
+    for name in settings.backends:
+        settings.create_backend(name, load_plugins({}))
