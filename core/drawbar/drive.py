@@ -129,6 +129,7 @@ class Drive:
         started = row.started if row and row.started else time.time()
         self._set_state(RunState.RUNNING, "", started=started, finished=None)
         self.store.commit()
+        self._show_state()
         self.selector.register(self.driver.wake_read, selectors.EVENT_READ, self._woken)
         try:
             try:
@@ -431,7 +432,7 @@ class Drive:
             self.store.set_run(self.spec.id, facts=self.facts)
             self.store.commit()
             manifest.write(self.directory, self.spec, analysis, self.store)
-            self._write_state()
+            self._show_state()
         return DriveResult(
             state=state,
             message=message,
@@ -444,9 +445,13 @@ class Drive:
         self.state = state
         self.store.set_run(self.spec.id, state=state, message=message, **times)
         self._message = message
-        self._observe(Event(run=self.spec.id, time=time.time(), state=state, message=message))
         self._times |= times
+
+    def _show_state(self) -> None:
+        """Show the state to others, once it is durable and all that belongs to it is there."""
         self._write_state()
+        event = Event(run=self.spec.id, time=time.time(), state=self.state, message=self._message)
+        self._observe(event)
 
     def _write_state(self) -> None:
         counts = self.dispatcher.counts
