@@ -38,7 +38,7 @@ from drawbar.errors import (
 from drawbar.home import Home
 from drawbar.hookspecs import Event
 from drawbar.lease import HEARTBEAT_S
-from drawbar.model import Resources, RunState
+from drawbar.model import Outputs, Resources, RunState
 from drawbar.options import did_you_mean
 from drawbar.placement import Placer, check_places
 from drawbar.settings import Containers
@@ -67,6 +67,10 @@ class DriveResult:
     exit_status: int = 0
     changes: tuple[str, ...] = ()
     missing_outputs: tuple[str, ...] = ()
+    error: DrawbarError | None = None
+    """Why the run failed, when it is not for a missing output."""
+    outputs: Outputs | None = None
+    """What the engine said the run yields, when it came to its end."""
 
 
 class Drive:
@@ -439,6 +443,8 @@ class Drive:
             exit_status=status,
             changes=tuple(self.driver.changes.sentences()),
             missing_outputs=tuple(missing),
+            error=self.error,
+            outputs=None if self.outcome is None else decode(Outputs, self.outcome),
         )
 
     def _set_state(self, state: RunState, message: str, **times: float | None) -> None:
