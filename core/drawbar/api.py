@@ -146,15 +146,18 @@ def run(
     with `check`, `RunFailed` when the run does not finish.
     """
     settings = settings or {}
+    plugins = load_plugins()
     found = load_analysis(
         Path(analysis),
-        engines=load_plugins().engines,
+        engines=plugins.engines,
         engine=engine,
         parameters=parameters,
         parameters_file=Path(parameters_file) if parameters_file else None,
         options=options,
     )
     chosen = load_settings(start=found.root, environ=os.environ, overrides=settings)
+    if backend is not None:
+        chosen.create_backend(backend, plugins)
     home = Home(chosen.home)
     asked: dict[str, Any] = {
         "backend": backend,

@@ -334,6 +334,15 @@ def test_prune_goes_by_age_and_keeps_what_is_to_be_kept(cli):
     assert names(cli.home / "runs") == []
 
 
+@pytest.mark.parametrize(("keep", "left"), [("all", ["a", "b"]), ("outputs", ["a"]), ("none", None)])
+def test_what_stays_of_a_workspace_is_a_setting(cli, keep, left):
+    cli.analysis({"only": ["echo 1 > a; echo 2 > b"]}, outputs=["a"], inputs={})
+    cli("--set", f"keep={keep}", "run", "analysis", "--outputs", "results")
+    workspace = cli.home / "runs/analysis.1/workspace"
+    assert (names(workspace) if workspace.exists() else None) == left
+    assert (cli.directory / "results/a").read_text() == "1\n"
+
+
 def test_prune_clears_what_a_killed_run_or_delete_left(cli):
     runs = cli.home / "runs"
     for name in ("half.1", "young.1", "gone.1.abcd.deleted"):

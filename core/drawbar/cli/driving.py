@@ -29,6 +29,8 @@ from drawbar.home import RunDirectory
 from drawbar.hookspecs import Event
 from drawbar.model import RunState
 from drawbar.progress import Silent, display
+from drawbar.publish import Keep
+from drawbar.removal import thin
 
 _LET_GO_S = 30.0
 _MOST_OUTPUTS = 20
@@ -58,9 +60,10 @@ def drive(
     """
     spec = directory.spec()
     inbox: SimpleQueue[tuple[str, Any]] = SimpleQueue()
+    settings = app.settings(spec.source)
     driver = Driver(
         directory,
-        settings=app.settings(spec.source),
+        settings=settings,
         plugins=app.plugins,
         observe=lambda event: inbox.put(("event", event)),
         notice=lambda text: inbox.put(("notice", text)),
@@ -77,7 +80,10 @@ def drive(
             result = _Drive(driver, shown, inbox, started).wait()
     finally:
         shown.close()
-    return _finish(app, directory, wishes, result)
+    status = _finish(app, directory, wishes, result)
+    if result.state is RunState.FINISHED:
+        thin(directory, Keep(settings.keep))
+    return status
 
 
 class _Drive:

@@ -135,6 +135,8 @@ def run(
     settings = app.settings(directory_of(analysis))
     home = Home(settings.home)
     asked |= {"parameters": parameters_from(parameters), "options": assignments(options, "-o")}
+    if backend is not None:
+        settings.create_backend(backend, app.plugins)
     directory = unfinished(home, found, name, asked) if name else None
     if directory is not None:
         say(f"run        {directory.id} has not finished; resuming it")
