@@ -85,7 +85,8 @@ class EngineProcess:
         reading, writing = os.pipe()
         try:
             child = subprocess.Popen(
-                [str(interpreter or sys.executable), "-m", "drawbar.enginemain", str(theirs.fileno())],
+                # -P: what lies in the current directory must not be taken for a module
+                [str(interpreter or sys.executable), "-P", "-m", "drawbar.enginemain", str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=writing,
                 stderr=writing,
@@ -231,7 +232,7 @@ class WarmParent:
         self._control, theirs = socket.socketpair()
         self._child = subprocess.Popen(
             [
-                *(str(interpreter or sys.executable), "-m", "drawbar.enginemain"),
+                *(str(interpreter or sys.executable), "-P", "-m", "drawbar.enginemain"),
                 *("--warm", engine, str(theirs.fileno())),
             ],
             stdin=subprocess.DEVNULL,

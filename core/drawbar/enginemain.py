@@ -29,7 +29,7 @@ from drawbar.errors import DrawbarError, InfrastructureError, SpecError
 from drawbar.home import RunDirectory
 from drawbar.jobclient import Channel, Client, Restart
 from drawbar.lease import Lease
-from drawbar.plugins import load_plugins
+from drawbar.plugins import Plugins, load_plugins
 
 _PR_SET_PDEATHSIG = 1
 
@@ -52,8 +52,9 @@ def _be_engine(connection: socket.socket) -> None:
         try:
             if engine is None:
                 _limit(order.get("memory_mib"))
-                engine = load_plugins().engine(order["engine"])()
-                channel.send("hello", {"engine": engine.name, "version": _version(engine)})
+                plugins = load_plugins()
+                engine = plugins.engine(order["engine"])()
+                channel.send("hello", {"engine": engine.name, "version": _version(plugins, engine)})
             if kind == "inspect":
                 info = engine.inspect(_source(order["source"]))
                 channel.send("inspected", encode(info), now=True)
@@ -129,15 +130,11 @@ def _failure(error: BaseException) -> dict[str, Any]:
     return {"kind": "crash", "message": f"{what} ({Path(last.filename).name}, line {last.lineno})"}
 
 
-def _version(engine: Engine) -> str:
+def _version(plugins: Plugins, engine: Engine) -> str:
     """The version of the distribution that the engine is from."""
-    from importlib.metadata import PackageNotFoundError, packages_distributions, version
-
-    top = type(engine).__module__.partition(".")[0]
-    names = packages_distributions().get(top, ["drawbar"])
-    with contextlib.suppress(PackageNotFoundError):
-        return version(names[0])
-    return ""
+    rows = plugins.describe()
+    names = ("engine", engine.name)
+    return next((row.version or "" for row in rows if (row.kind, row.name) == names), "")
 
 
 def _limit(memory_mib: int | None) -> None:
