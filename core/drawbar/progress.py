@@ -39,7 +39,7 @@ class Silent:
         """The driver says something that the user may want to know."""
 
     def event(self, event: Event) -> None:
-        """The run, or a job, came to a new state."""
+        """A job came to a new state."""
 
     def update(self, counts: Counts, trouble: list[str]) -> None:
         """How many jobs are where now."""
@@ -67,8 +67,6 @@ class Plain(Silent):
 
     def event(self, event: Event) -> None:
         """See `Silent.event`."""
-        if event.identity is None:
-            return
         self._ended += event.state.terminal
         many = max(self._counts.total or 0, self._ended) > _MANY_JOBS
         if event.state is JobState.FINISHED and not many:
@@ -142,22 +140,19 @@ class Live(Silent):
 
     def event(self, event: Event) -> None:
         """See `Silent.event`."""
-        if event.identity is None:
-            return
         if event.state is JobState.RUNNING:
-            self._running[event.identity] = event.step or event.identity
+            self._running[str(event.identity)] = event.step or ""
         elif event.state.terminal:
-            self._running.pop(event.identity, None)
+            self._running.pop(str(event.identity), None)
             if event.state is JobState.FAILED:
                 self.say(f"  {event.step}: failed" + (f" ({event.reason})" if event.reason else ""))
 
     def update(self, counts: Counts, trouble: list[str]) -> None:
         """See `Silent.update`."""
         done = counts.finished + counts.failed + counts.cached
-        words = [*trouble, self._names()] if self._running else [*trouble, f"{counts.queued} waiting"]
-        self._progress.update(
-            self._task, completed=done, total=counts.total, description="; ".join(filter(None, words))
-        )
+        waiting = f"{counts.queued} waiting" if counts.queued else ""
+        words = "; ".join(filter(None, [*trouble, self._names(), waiting]))
+        self._progress.update(self._task, completed=done, total=counts.total, description=words)
         self._try(self._progress.refresh)
 
     def close(self) -> None:

@@ -1,8 +1,9 @@
 """Drives a run in this process: signals, progress, and what is said at its end.
 
-The driver works on a thread of its own. This one waits for what happens, in one queue: events of the
-run, notices, signals, the end. So a signal handler only puts a word into the queue, whatever it
-interrupted.
+The driver works on a thread of its own. This one waits for what happens, in one queue: signals, notices,
+the start and the end of the run. So a signal handler only puts a word into the queue, whatever it
+interrupted. Events of jobs, of which there may be thousands in a second, wake nobody: they are shown
+from time to time.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import signal
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -60,12 +62,20 @@ def drive(
     """
     spec = directory.spec()
     inbox: SimpleQueue[tuple[str, Any]] = SimpleQueue()
+    jobs: deque[Event] = deque()
+
+    def observe(event: Event) -> None:
+        if event.identity is None:
+            inbox.put(("run", event))
+        else:
+            jobs.append(event)
+
     settings = app.settings(spec.source)
     driver = Driver(
         directory,
         settings=settings,
         plugins=app.plugins,
-        observe=lambda event: inbox.put(("event", event)),
+        observe=observe,
         notice=lambda text: inbox.put(("notice", text)),
         from_step=wishes.from_step,
         as_was=wishes.as_was,
@@ -77,7 +87,7 @@ def drive(
     shown = display(quiet=wishes.quiet, terminal=terminal)
     try:
         with _signals(inbox):
-            result = _Drive(driver, shown, inbox, started).wait()
+            result = _Drive(driver, shown, inbox, jobs, started).wait()
     finally:
         shown.close()
     status = _finish(app, directory, wishes, result)
@@ -94,11 +104,13 @@ class _Drive:
         driver: Driver,
         shown: Silent,
         inbox: SimpleQueue[tuple[str, Any]],
+        jobs: deque[Event],
         started: Callable[[], None],
     ) -> None:
         self._driver = driver
         self._shown = shown
         self._inbox = inbox
+        self._jobs = jobs
         self._started = started
         self._interrupts = 0
         self._deadline: float | None = None
@@ -112,6 +124,7 @@ class _Drive:
                 kind, value = self._inbox.get(timeout=self._shown.interval_s)
             except Empty:
                 kind, value = "", None
+            self._show()
             if kind == "result":
                 self._thread.join()
                 assert isinstance(value, DriveResult)
@@ -120,8 +133,6 @@ class _Drive:
                 self._thread.join()
                 raise value
             self._take(kind, value)
-            if self._inbox.empty():
-                self._shown.update(self._driver.progress, self._driver.trouble)
             if self._deadline is not None and time.monotonic() > self._deadline:
                 say(f"{self._driver.directory.id}: the driver does not let go; ending it")
                 os._exit(130)
@@ -132,11 +143,14 @@ class _Drive:
         except BaseException as error:
             self._inbox.put(("error", error))
 
+    def _show(self) -> None:
+        self._shown.update(self._driver.progress, self._driver.trouble)
+        while self._jobs:
+            self._shown.event(self._jobs.popleft())
+
     def _take(self, kind: str, value: Any) -> None:
-        if kind == "event":
-            if isinstance(value, Event) and value.identity is None and value.state is RunState.RUNNING:
-                self._started()
-            self._shown.event(value)
+        if kind == "run" and value.state is RunState.RUNNING:
+            self._started()
         elif kind == "notice":
             self._shown.note(value)
         elif kind == "signal":
