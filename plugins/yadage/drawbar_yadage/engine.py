@@ -1,0 +1,167 @@
+"""The engine: reads and checks a yadage workflow, then drives it."""
+
+# Paths of a specification are texts, and stay so.
+# ruff: noqa: PTH118
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from drawbar.closure import Closure
+from drawbar.documents import load
+from drawbar.engine import Engine, EngineFeature, JobClient, Source, WorkflowInfo
+from drawbar.errors import Problem, Severity, SpecError
+from drawbar.model import Outputs
+from drawbar.options import Options, option
+from drawbar.paths import existing, walk
+
+from drawbar_yadage import specification
+from drawbar_yadage.schemas import as_yadage, complete
+from drawbar_yadage.specification import Specification, texts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class YadageOptions(Options):
+    """REANA's operational options of a yadage workflow."""
+
+    toplevel: str | None = option(
+        None, help="the directory that the workflow file and its $refs are relative to"
+    )
+    initdir: str | None = option(
+        None, help="the directory that initial data is looked for in; else the workspace"
+    )
+    initfiles: list[str] = option([], help="YAML files with further parameters")
+    accept_metadir: bool = option(True, help="taken for REANA's sake; a run always has metadata of its own")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """A checked workflow, complete and in yadage's form, with its initial data."""
+
+    specification: Specification
+    initdata: Mapping[str, Any]
+    options: YadageOptions
+    definition: Path
+    warnings: tuple[Problem, ...]
+
+
+class YadageEngine(Engine):
+    """Yadage workflows, as RECAST, MadMiner and REANA have them."""
+
+    name = "yadage"
+    api = 1
+    features = frozenset({EngineFeature.INSPECT_WITHOUT_EXECUTION, EngineFeature.LAZY_STEPS})
+    Options: ClassVar[type[Options]] = YadageOptions
+
+    @classmethod
+    def preload(cls) -> None:
+        """Import yadage."""
+        from drawbar_yadage import driver, library
+
+        assert driver
+        library.load()
+
+    def recognises(self, path: Path) -> bool:
+        """Whether a YAML or JSON file is a mapping whose `stages` are a list with a `scheduler` in one."""
+        if path.suffix not in (".yaml", ".yml", ".json"):
+            return False
+        try:
+            document = load(path).value
+        except SpecError:
+            return False
+        stages = document.get("stages") if isinstance(document, Mapping) else None
+        return isinstance(stages, list) and any(
+            isinstance(each, Mapping) and ("scheduler" in each or "$ref" in each) for each in stages
+        )
+
+    def inspect(self, source: Source) -> WorkflowInfo:
+        """Every stage that may run a job. All mistakes that can be found without running are found here."""
+        from drawbar_yadage.overview import steps_of
+
+        plan = _plan(source)
+        return WorkflowInfo(
+            steps=tuple(steps_of(plan.specification)),
+            parameters=tuple(plan.initdata),
+            files=plan.specification.files,
+            warnings=tuple(str(problem) for problem in plan.warnings),
+        )
+
+    def execute(self, source: Source, jobs: JobClient) -> Outputs:
+        """Run every stage whose turn comes."""
+        from drawbar_yadage.driver import Driver
+        from drawbar_yadage.jobs import JobMaker
+        from drawbar_yadage.states import Provider
+
+        plan = _plan(source)
+        value = plan.specification.value
+        sources = [*_sources(source, plan)]
+        closure = Closure(plan.definition, sources, [*texts(value), *texts(dict(plan.initdata))])
+        workspace = str(jobs.workspace)
+        initdir = os.path.normpath(os.path.join(workspace, plan.options.initdir or ""))
+        stages = [stage["name"] for stage in value["stages"]]
+        maker = JobMaker(jobs, plan.definition, closure, sources, stages)
+        provider = Provider(workspace, [initdir], {}, [])
+        driver = Driver(as_yadage(value), plan.initdata, provider, maker, jobs)
+        try:
+            driver.run()
+        finally:
+            driver.save(jobs.workspace / "_yadage" / "yadage_snapshot_workflow.json")
+        return Outputs()
+
+
+def _plan(source: Source) -> _Plan:
+    """The checked workflow; a `SpecError` has every mistake in it."""
+    options = YadageOptions.parse(source.options, where="yadage workflow")
+    definition = source.definition or source.root
+    plan = specification.read(source, definition, options.toplevel)
+    problems = complete(plan)
+    initdata = {**_initial(definition, options), **source.parameters}
+    if not problems:
+        from drawbar_yadage.checks import check
+
+        problems = check(plan, initdata)
+    if any(problem.severity is Severity.ERROR for problem in problems):
+        raise SpecError(problems)
+    return _Plan(
+        specification=plan,
+        initdata=initdata,
+        options=options,
+        definition=definition,
+        warnings=tuple(problems),
+    )
+
+
+def _initial(root: Path, options: YadageOptions) -> dict[str, Any]:
+    """What the files of `initfiles` give, later ones winning."""
+    made: dict[str, Any] = {}
+    for name in options.initfiles:
+        document = load(existing(root, name, "initfiles"), shown=name)
+        if not isinstance(document.value, Mapping):
+            raise SpecError(
+                Problem(message="initial data is a mapping of names and values", file=name, line=1)
+            )
+        made.update(document.value)
+    return made
+
+
+def _sources(source: Source, plan: _Plan) -> Iterator[str]:
+    """The source files that jobs may read: those that are declared, else all that came with the workflow.
+
+    The files of the workflow itself are none: what they say is in the jobs.
+    """
+    own = set(plan.specification.files)
+    if not source.declared and source.definition is None:
+        return
+    for name in source.declared or ("",):
+        place = plan.definition / name
+        if place.is_dir():
+            yield from (
+                entry.path
+                for entry in walk(plan.definition, name, "inputs", listed=False)
+                if not entry.directory and entry.path not in own
+            )
+        elif place.exists() and name not in own:
+            yield name

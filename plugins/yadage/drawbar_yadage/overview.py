@@ -1,0 +1,95 @@
+"""What is known of a workflow's steps before it runs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from drawbar.engine import StepInfo
+
+from drawbar_yadage.jobs import hints_of, image_of, runs_a_command
+from drawbar_yadage.schemas import parameter_items
+from drawbar_yadage.specification import Specification
+
+_PART = r"[A-Za-z_@][\w@-]*(\[(\*|\d+)\])?"
+SIMPLE_PATH = re.compile(rf"{_PART}(\.{_PART})*")
+"""A JSONPath that is a path of stages, `sub[*].map`: nearly all that are ever written."""
+
+
+def steps_of(specification: Specification) -> Iterator[StepInfo]:
+    """Every stage that runs a command, those of sub-workflows with the stages around them: `sub/map`.
+
+    A stage with cases has one for each case: `fit`, `fit#2`.
+    """
+    yield from _scope(specification, specification.value["stages"], "stages", "", ())
+
+
+def bodies(scheduler: Mapping[str, Any], pointer: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The parts of a scheduler that hold a `step` or a `workflow`, with their places."""
+    if "cases" in scheduler:
+        for number, case in enumerate(scheduler["cases"]):
+            yield f"{pointer}.cases.{number}", case
+    else:
+        yield pointer, scheduler
+
+
+def _scope(
+    specification: Specification, stages: Any, pointer: str, prefix: str, around: tuple[str, ...]
+) -> Iterator[StepInfo]:
+    leaves: dict[str, tuple[str, ...]] = {}
+    made: list[tuple[Mapping[str, Any], list[StepInfo]]] = []
+    for number, stage in enumerate(stages):
+        infos = [*_stage(specification, stage, f"{pointer}.{number}", prefix, around)]
+        leaves[stage["name"]] = tuple(info.name for info in infos)
+        made.append((stage, infos))
+    for stage, infos in made:
+        needs = [name for other in needed(stage) for name in leaves.get(other, ())]
+        own = {info.name for info in infos}
+        for info in infos:
+            names = dict.fromkeys((*info.depends_on, *(name for name in needs if name not in own)))
+            yield replace(info, depends_on=tuple(names))
+
+
+def _stage(
+    specification: Specification,
+    stage: Mapping[str, Any],
+    pointer: str,
+    prefix: str,
+    around: tuple[str, ...],
+) -> Iterator[StepInfo]:
+    scheduler, name = stage["scheduler"], f"{prefix}{stage['name']}"
+    single = scheduler["scheduler_type"] == "singlestep-stage" and "cases" not in scheduler
+    number = 0
+    for place, body in bodies(scheduler, f"{pointer}.scheduler"):
+        if "workflow" in body:
+            inner = body["workflow"]["stages"]
+            yield from _scope(specification, inner, f"{place}.workflow.stages", f"{name}/", around)
+        elif "step" in body and runs_a_command(body["step"]):
+            number += 1
+            environment, process = body["step"]["environment"], body["step"]["process"]
+            yield StepInfo(
+                name=name if number == 1 else f"{name}#{number}",
+                image=image_of(environment),
+                image_required=image_of(environment) is not None,
+                commands=(process.get("cmd") or process.get("script"),),
+                hints=hints_of(environment),
+                jobs=1 if single and not prefix else None,
+                line=specification.place(pointer)[1],
+            )
+
+
+def needed(stage: Mapping[str, Any]) -> Iterator[str]:
+    """The names of the stages that a stage's conditions and parameters mention."""
+    expressions = (stage.get("dependencies") or {}).get("expressions", ())
+    yield from (first_name(each) for each in expressions if isinstance(each, str))
+    for _, value, _ in parameter_items(stage["scheduler"].get("parameters")):
+        if isinstance(value, Mapping):
+            selectors = (value.get(key) for key in ("step", "steps", "stages"))
+            yield from (first_name(each) for each in selectors if isinstance(each, str))
+
+
+def first_name(path: str) -> str:
+    """The stage that a path such as `sub[*].map` begins with."""
+    return path.partition(".")[0].partition("[")[0]
