@@ -14,6 +14,7 @@ from typing import TextIO
 from drawbar.dispatcher import Counts
 from drawbar.hookspecs import Event
 from drawbar.model import JobState
+from drawbar.report import legible
 
 _MANY_JOBS = 100
 _SUMMARY_EVERY_S = 5.0
@@ -32,7 +33,7 @@ class Silent:
     def say(self, text: str) -> None:
         """Write a line."""
         with contextlib.suppress(OSError, ValueError):
-            self._stream.write(text + "\n")
+            self._stream.write(legible(text) + "\n")
             self._stream.flush()
 
     def note(self, text: str) -> None:
@@ -130,7 +131,7 @@ class Live(Silent):
     def say(self, text: str) -> None:
         """See `Silent.say`."""
         if self._open:
-            self._try(lambda: self._console.print(text, markup=False, soft_wrap=True))
+            self._try(lambda: self._console.print(legible(text), markup=False, soft_wrap=True))
         else:
             super().say(text)
 
@@ -152,7 +153,7 @@ class Live(Silent):
         done = counts.finished + counts.failed + counts.cached
         waiting = f"{counts.queued} waiting" if counts.queued else ""
         words = "; ".join(filter(None, [*trouble, self._names(), waiting]))
-        self._progress.update(self._task, completed=done, total=counts.total, description=words)
+        self._progress.update(self._task, completed=done, total=counts.total, description=legible(words))
         self._try(self._progress.refresh)
 
     def close(self) -> None:

@@ -108,6 +108,13 @@ def waiting(row: AttemptRow) -> str | None:
     return ": ".join(filter(None, (place, row.native_state, row.message)))
 
 
+def legible(text: str) -> str:
+    """A text that strangers had a hand in, as it may be written on a terminal: nothing moves the cursor."""
+    return "".join(
+        each if each.isprintable() or each in "\n\t" else "\N{REPLACEMENT CHARACTER}" for each in text
+    )
+
+
 def duration(seconds: float | None) -> str:
     """A time span for people: `0.4s`, `12s`, `3m05s`, `2h10m`, `4d06h`."""
     if seconds is None:

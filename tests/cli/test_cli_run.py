@@ -271,6 +271,17 @@ def test_a_mistake_is_explained_in_a_line_or_few(cli, arguments, said):
     assert done.stdout == ""
 
 
+def test_names_from_a_specification_cannot_write_on_the_terminal(cli):
+    cli.analysis({"evil\x1b[2Jstep": ["exit 3"]})
+    for done in (
+        cli("run", "analysis", status=1),
+        cli("status", "analysis"),
+        cli("logs", "analysis"),
+        cli("plan", "analysis"),
+    ):
+        assert "\x1b" not in done.stdout + done.stderr
+
+
 def test_images_are_not_ignored_unasked(cli):
     cli.analysis({"only": ["true"]})
     done = cli("validate", "analysis", status=2, DRAWBAR_CONTAINERS="auto")

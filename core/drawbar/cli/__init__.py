@@ -97,6 +97,7 @@ def _version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 
 @click.group(
     cls=_Commands,
+    invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="RUN is the id of a run (analysis.3), or a name, which means its newest run. Every command "
     "has a --help of its own. Exit status: 0 done, 1 the analysis failed, 2 the analysis or the call is "
@@ -129,6 +130,9 @@ def drawbar(ctx: click.Context, assignments: tuple[str, ...], debug: bool) -> No
       drawbar status RUN              where is it?
       drawbar resume RUN              go on after a crash or an edit
     """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+        return
     from drawbar.cli.common import App
 
     ctx.obj = App(assignments)

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from drawbar import report
 from drawbar.analysis import Analysis
 from drawbar.cli.common import (
     App,
@@ -202,7 +203,7 @@ def _explain(app: App, analysis: Analysis, now: WorkflowInfo, step: str, as_json
     elif found:
         click.echo(f"{directory.id} would repeat the step {step!r}:")
         for sentence in found:
-            click.echo(f"  {sentence}")
+            click.echo(f"  {report.legible(sentence)}")
     else:
         click.echo(
             f"{directory.id} would not repeat the step {step!r}: nothing that it depends on has changed"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from drawbar import report
 from drawbar.analysis import Analysis, load_analysis
 from drawbar.cli.failures import show_problems
 from drawbar.home import Home, RunDirectory
@@ -181,6 +182,5 @@ STYLES: Mapping[str, str] = {
 
 
 def _plain(cell: Any) -> str:
-    """A cell as text on one line: nothing in it may move the cursor."""
-    text = "" if cell is None else str(cell)
-    return "".join(each if each.isprintable() else " " for each in text)
+    """A cell as text on one line."""
+    return "" if cell is None else " ".join(report.legible(str(cell)).splitlines())

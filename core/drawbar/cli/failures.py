@@ -10,6 +10,7 @@ from collections.abc import Iterable
 import click
 
 from drawbar.errors import DrawbarError, InfrastructureError, Problem, Severity, SpecError
+from drawbar.report import legible
 
 
 def explain(error: Exception) -> int:
@@ -47,7 +48,7 @@ def show_problems(problems: Iterable[Problem]) -> None:
 def say(text: str) -> None:
     """Write a line on standard error; nobody has to be there to read it."""
     try:
-        click.echo(text, err=True)
+        click.echo(legible(text), err=True)
     except OSError:  # a closed terminal, a closed pipe
         return
 

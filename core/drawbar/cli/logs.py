@@ -89,7 +89,7 @@ class _Printer:
             file.seek(offset)
             while chunk := file.read(_CHUNK):
                 if self._last != path:
-                    self._write(f"{chr(10) if self._last else ''}==> {title} <==\n".encode())
+                    self._write(f"{chr(10) if self._last else ''}==> {report.legible(title)} <==\n".encode())
                     self._last = path
                 self._write(chunk)
                 offset += len(chunk)

@@ -83,7 +83,7 @@ def status(app: App, run: str, as_json: bool) -> None:
         print_json(document)
         return
     for line in _status_lines(document):
-        click.echo(line)
+        click.echo(report.legible(line))
     jobs = document["jobs"]
     if not jobs:
         return

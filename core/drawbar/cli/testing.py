@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from drawbar import report
 from drawbar.checks.run import evidence_of
 from drawbar.cli.common import App, json_option, print_json
 from drawbar.cli.failures import say
@@ -35,7 +36,7 @@ def test(app: App, run: str, as_json: bool) -> None:
         print_json([_document(result) for result in results])
     else:
         for line in _lines(results):
-            click.echo(line)
+            click.echo(report.legible(line))
     click.get_current_context().exit(int(failed(results)))
 
 
