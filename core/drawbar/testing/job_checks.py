@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from drawbar.backend import Attempt
+from drawbar.backend import Attempt, Refused
 from drawbar.model import INFRASTRUCTURE, TRANSITIONS, JobResult, Reason
 from drawbar.testing.driver import Driver, broken, expect
 
