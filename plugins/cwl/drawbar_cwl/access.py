@@ -73,13 +73,13 @@ class Access:
         return Files
 
     def paths(self) -> Callable[..., PathMapper]:
-        """Makes what says where inputs are staged: in numbered directories, so that it is known beforehand."""
+        """Makes what says where inputs are staged: in numbered directories."""
         access = self
 
         class Paths(PathMapper):
             def setup(self, referenced_files: Any, basedir: str) -> None:
                 for number, each in enumerate(referenced_files):
-                    place = os.path.join(self.stagedir, str(number)) if self.separateDirs else self.stagedir
+                    place = f"{self.stagedir}/{number}" if self.separateDirs else self.stagedir
                     self.visit(each, place, basedir, copy=bool(each.get("writable")), staged=True)
 
             def visit(

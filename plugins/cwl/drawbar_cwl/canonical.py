@@ -118,7 +118,9 @@ def uses_resources(tool: Any) -> bool:
 def _plain(value: Any) -> Any:
     """Plain data in which identifiers are short."""
     if isinstance(value, Mapping):
-        plain = {str(key): _plain(each) for key, each in value.items() if key not in ("default", "doc", "label")}
+        plain = {
+            str(key): _plain(each) for key, each in value.items() if key not in ("default", "doc", "label")
+        }
         if "id" in plain:
             plain["id"] = re.split(r"[#/]", str(plain["id"]))[-1]
         return plain

@@ -36,7 +36,7 @@ class CwlEngine(Engine):
         """Import cwltool, and read the schemas of the language."""
         from cwltool.process import get_schema
 
-        import drawbar_cwl.execution  # noqa: F401
+        import drawbar_cwl.execution
         import drawbar_cwl.overview  # noqa: F401
 
         for version in ("v1.0", "v1.1", "v1.2"):
@@ -54,7 +54,7 @@ class CwlEngine(Engine):
         return ("cwlVersion" in document and described) or "cwl:tool" in document
 
     def inspect(self, source: Source) -> WorkflowInfo:
-        """The steps, nested ones as `step/step`. Finds what cwltool's own validation finds, and wrong inputs."""
+        """The steps, nested ones as `step/step`; finds wrong documents and wrong inputs."""
         from cwltool.process import shortname
 
         from drawbar_cwl import overview

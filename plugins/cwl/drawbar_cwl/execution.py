@@ -118,7 +118,7 @@ class Execution:
         try:
             for requirement in _injected(process, order):
                 process.requirements.append(requirement)
-            self._loop(process.job(order, self._ended, context), context)  # type: ignore[arg-type]
+            self._loop(process.job(order, self._ended, context), context)
         except _Stop:
             self._wind_down()
         except UnsupportedRequirement as error:
@@ -140,7 +140,10 @@ class Execution:
         for job in generator:
             if job is not None:
                 job.run(context)
-                full = len(self._waiting) >= _BATCH or len(self._waiting) + len(self._in_flight) >= MOST_IN_FLIGHT
+                full = (
+                    len(self._waiting) >= _BATCH
+                    or len(self._waiting) + len(self._in_flight) >= MOST_IN_FLIGHT
+                )
                 if self._waiting and (full or time.monotonic() - self._since > _BATCH_S):
                     self._submit()
                 while len(self._in_flight) >= MOST_IN_FLIGHT:
@@ -205,9 +208,7 @@ class Execution:
         _logger.info("[job %s] completed success", job.name)
         job.deliver(outputs, "success")
 
-    def _fail(
-        self, job: Job, message: str, result: JobResult | None = None, temporary: bool = False
-    ) -> None:
+    def _fail(self, job: Job, message: str, result: JobResult | None = None, temporary: bool = False) -> None:
         status = "temporaryFail" if temporary else "permanentFail"
         _logger.warning("[job %s] completed %s", job.name, status)
         if self._failure is None:
@@ -272,7 +273,7 @@ class Execution:
         lines = [f"step {job.step!r}{where}: the command {how}: {shown}"]
         if result.message:
             lines.append(result.message)
-        stderr = os.path.join(job.outdir, job.stderr) if job.stderr else result.stderr
+        stderr = f"{job.outdir}/{job.stderr}" if job.stderr else result.stderr
         if stderr is not None:
             lines += [f"  {line}" for line in _last_lines(Path(stderr))]
             lines.append(f"its log: {stderr}")

@@ -188,7 +188,7 @@ class Job(JobBase):
         return self.stdin
 
     def _stream(self, name: str | None) -> str | None:
-        return os.path.join(self.outdir, name) if name else None
+        return f"{self.outdir}/{name}" if name else None
 
     def _codes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Exit codes that are successes, and those that are temporary failures."""
@@ -249,7 +249,7 @@ class Job(JobBase):
             if entry.target.startswith(f"{inner}/"):
                 target = self.outdir + entry.target[len(inner) :]
             else:
-                target = str(self.directory / "extra" / str(number) / os.path.basename(entry.target))
+                target = str(self.directory / "extra" / str(number) / Path(entry.target).name)
                 self._extra[entry.target] = target
             translated.update(key, entry.resolved, target, entry.type, entry.staged)
         return translated
@@ -308,5 +308,3 @@ def _relocated(value: Any, old: str, new: str) -> Any:
     if isinstance(value, list | tuple):
         return [_relocated(each, old, new) for each in value]
     return value
-
-

@@ -11,6 +11,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator, MutableSequence
 from functools import partial
+from logging import getLogger
 from typing import Any
 
 from cwltool import command_line_tool, workflow_job
@@ -22,6 +23,8 @@ from drawbar_cwl.context import Context
 Order = dict[str, Any]
 Jobs = Iterator[Any]
 _GOOD = ("success", "skipped")
+
+_logger = getLogger("cwltool")
 
 
 def install() -> None:
@@ -166,5 +169,5 @@ def _elements(
                     break
                 yield job
         except WorkflowException as error:
-            workflow_job._logger.error("Cannot make scatter job: %s", error)
+            _logger.error("Cannot make scatter job: %s", error)
             receiver.receive_scatter_output(index, {}, "permanentFail")

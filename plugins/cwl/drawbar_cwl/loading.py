@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from cwltool import load_tool
+from cwltool.builder import INPUT_OBJ_VOCAB
 from cwltool.context import LoadingContext
 from cwltool.errors import GraphTargetMissingException, UnsupportedRequirement, WorkflowException
 from cwltool.loghandler import _logger, defaultStreamHandler
 from cwltool.main import init_job_order, setup_schema
-from cwltool.process import INPUT_OBJ_VOCAB, Process, fill_in_defaults, shortname
+from cwltool.process import Process, fill_in_defaults, shortname
 from cwltool.utils import visit_class
 from drawbar.engine import Source
 from drawbar.errors import Problem, SpecError, Unsupported
@@ -33,7 +34,7 @@ from drawbar_cwl.tools import Flow, make_process
 
 _PLACE = re.compile(r"^(?P<file>[^\s:][^:\n]*):(?P<line>\d+):(?P<column>\d+): ?(?P<text>.*)$")
 _OVERRIDES = "http://commonwl.org/cwltool#overrides"
-_LOADER_ID = "@id"
+_LOADER_ID = load_tool.jobloader_id_name
 
 _quiet = logging.getLogger("drawbar_cwl.quiet")
 _quiet.disabled = True
@@ -82,12 +83,13 @@ def _load(source: Source, options: CwlOptions, access: Access, warnings: _Warnin
     )
     uri = _document(source, options)
     if options.overrides:
-        loading.overrides_list.extend(load_tool.load_overrides(file_uri(os.path.abspath(options.overrides)), uri))  # noqa: PTH100
+        loading.overrides_list.extend(load_tool.load_overrides(_uri(options.overrides), uri))
     given = _given(source, options, access)
     if isinstance(given, dict) and _OVERRIDES in given:
         where = options.job or str(source.document)
+        described: Any = cmap(given)
         loading.overrides_list.extend(
-            load_tool.resolve_overrides(given, file_uri(os.path.abspath(where)), uri.partition("#")[0])  # noqa: PTH100
+            load_tool.resolve_overrides(described, _uri(where), uri.partition("#")[0])
         )
         del given[_OVERRIDES]
     inline = source.specification if options.tool is None else None
@@ -104,7 +106,7 @@ def _load(source: Source, options: CwlOptions, access: Access, warnings: _Warnin
             raise WorkflowException(f"there is no step {until!r}: this is no workflow")
         process.only(until)
     process.visit(_no_operation)
-    order = _order(process, given, source, access, warnings)
+    order = _order(process, given, source, options, access, warnings)
     return Loaded(process=process, order=order, access=access, warnings=tuple(warnings.messages))
 
 
@@ -182,28 +184,34 @@ def _document(source: Source, options: CwlOptions) -> str:
         path, mark, rest = options.tool.partition("#")
         if mark and Path(options.tool).exists():
             path, mark, rest = options.tool, "", ""
-        return file_uri(os.path.abspath(path)) + mark + rest  # noqa: PTH100
+        return _uri(path) + mark + rest
     if source.file is not None:
-        return file_uri(os.path.abspath(source.root / source.file)) + fragment  # noqa: PTH100
-    return file_uri(os.path.abspath(source.root / source.document.name)) + (fragment or "#main")  # noqa: PTH100
+        return _uri(source.root / source.file) + fragment
+    return _uri(source.root / source.document.name) + (fragment or "#main")
 
 
 def _given(source: Source, options: CwlOptions, access: Access) -> Any:
     """The input object as it is given, its references resolved."""
     loader = Loader(load_tool.jobloaderctx, fetcher_constructor=access.fetcher())
     if options.job is not None:
-        given, _ = loader.resolve_ref(options.job, checklinks=False, content_types=None)
+        where = _uri(options.job)
+        if options.base:
+            base = _uri(options.base) + "/"
+            told = {key: value for key, value in plain(loader.fetch(where)).items() if key != _LOADER_ID}
+            given, _ = loader.resolve_all(cmap(told), base, checklinks=False)
+        else:
+            given, _ = loader.resolve_ref(where, checklinks=False, content_types=None)
     else:
-        base = file_uri(os.path.abspath(source.root)) + "/"  # noqa: PTH100
+        base = _uri(options.base or source.root) + "/"
         given, _ = loader.resolve_all(cmap(plain(source.parameters)), base, checklinks=False)
-    if given is None:
-        given = {}
-    if not isinstance(given, Mapping):
+    if given is not None and not isinstance(given, Mapping):
         raise ValidationException(f"the input object must be a mapping, not {type(given).__name__}")
-    return plain(given)
+    return plain(given or {})
 
 
-def _order(process: Process, given: Any, source: Source, access: Access, warnings: _Warnings) -> Any:
+def _order(
+    process: Process, given: Any, source: Source, options: CwlOptions, access: Access, warnings: _Warnings
+) -> Any:
     """The input object, checked against what the process takes."""
     names = [shortname(each["id"]) for each in process.tool["inputs"]]
     namespaces = tuple(f"{each}:" for each in given.get("$namespaces", {}))
@@ -213,11 +221,11 @@ def _order(process: Process, given: Any, source: Source, access: Access, warning
             hint = did_you_mean(name, names) or ""
             warnings.messages.append(f"the workflow has no input {name!r}" + (f" ({hint})" if hint else ""))
     loader = Loader(load_tool.jobloaderctx, fetcher_constructor=access.fetcher())
-    arguments = argparse.Namespace(workflow="", job_order=[], tool_help=False)
+    arguments = argparse.Namespace(workflow="", job_order=list(options.arguments), tool_help=False)
     files = access.files()
     order = plain(
         init_job_order(
-            given or {"@id": ""},
+            None if options.arguments else (given or {_LOADER_ID: ""}),
             arguments,
             process,
             loader,
@@ -228,7 +236,7 @@ def _order(process: Process, given: Any, source: Source, access: Access, warning
     )
     check = plain(order)
     fill_in_defaults(process.tool["inputs"], check, files(str(source.root)))
-    schema = process.names.get_name("input_record_schema", None)
+    schema: Any = process.names.get_name("input_record_schema", None)
     validate_ex(schema, check, strict=False, logger=_quiet, vocab=INPUT_OBJ_VOCAB)
     missing: list[Problem] = []
 
@@ -237,9 +245,7 @@ def _order(process: Process, given: Any, source: Source, access: Access, warning
         if location.startswith("file://"):
             path = uri_file_path(location)
             if not os.path.exists(path):  # noqa: PTH110
-                missing.append(
-                    Problem(message=f"the input {path} does not exist", file=_shown(source, None))
-                )
+                missing.append(Problem(message=f"the input {path} does not exist", file=_shown(source, None)))
 
     visit_class(check, ("File", "Directory"), exists)
     if missing:
@@ -247,8 +253,10 @@ def _order(process: Process, given: Any, source: Source, access: Access, warning
     return order
 
 
+def _uri(path: str | Path) -> str:
+    return str(file_uri(os.path.abspath(path)))  # noqa: PTH100 (symbolic links are kept)
+
+
 def _no_operation(description: Any) -> None:
     if description["class"] == "Operation":
         raise WorkflowException("Workflow has unrunnable abstract Operation")
-
-

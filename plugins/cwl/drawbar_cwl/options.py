@@ -16,7 +16,9 @@ class CwlOptions(Options):
     )
     on_error: str = option("stop", help="stop: the first failure ends the run; continue: what can run is run")
     retries: int = option(0, help="how often a job that ended with one of its temporaryFailCodes is repeated")
-    outside: bool = option(False, help="documents and inputs outside of the analysis may be read, also over HTTP")
+    outside: bool = option(
+        False, help="documents and inputs outside of the analysis may be read, also over HTTP"
+    )
     no_container: bool = option(
         False, help="ignore images that are hints, and refuse tools that require one, whatever the backend"
     )
@@ -26,5 +28,11 @@ class CwlOptions(Options):
     checksums: bool = option(True, help="give the SHA-1 of output files in the output object")
     eval_timeout_s: float = option(60.0, help="seconds that one expression may take")
     tool: str | None = option(None, help="a document to run in place of the workflow file, by path or URL")
-    job: str | None = option(None, help="a file with the input object, by path; relative paths in it are its own")
+    job: str | None = option(
+        None, help="a file with the input object, by path; relative paths in it are its own"
+    )
+    base: str | None = option(
+        None, help="the directory that paths of the input object are relative to, instead of the workspace"
+    )
+    arguments: tuple[str, ...] = option((), help="the input object as arguments: --name value")
     overrides: str | None = option(None, help="a file with cwltool:overrides, by path")

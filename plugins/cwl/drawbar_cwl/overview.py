@@ -21,7 +21,9 @@ def steps(process: Process) -> tuple[StepInfo, ...]:
     return (_info(process, tool_name(process.tool), (), 1),)
 
 
-def _inside(workflow: Workflow, prefix: str, before: tuple[str, ...], times: int | None) -> Iterator[StepInfo]:
+def _inside(
+    workflow: Workflow, prefix: str, before: tuple[str, ...], times: int | None
+) -> Iterator[StepInfo]:
     """The steps of a workflow that is itself the step `prefix`, all of it after the steps `before`."""
     described = {each["id"]: number for number, each in enumerate(workflow.tool["steps"])}
     ordered = sorted(workflow.steps, key=lambda step: described.get(step.id, 0))
@@ -30,7 +32,9 @@ def _inside(workflow: Workflow, prefix: str, before: tuple[str, ...], times: int
     for step in ordered:
         needed = {makes[source] for source in sources(step.tool["inputs"]) if source in makes}
         after = tuple(
-            dict.fromkeys((*before, *(leaf for each in ordered if each.id in needed for leaf in leaves[each.id])))
+            dict.fromkeys(
+                (*before, *(leaf for each in ordered if each.id in needed for leaf in leaves[each.id]))
+            )
         )
         repeated = any(key in step.tool for key in ("scatter", "when", "loop"))
         inner = None if repeated or times is None else times

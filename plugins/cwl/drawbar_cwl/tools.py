@@ -82,7 +82,10 @@ class Tool(CommandLineTool):
         )
 
     def job(  # type: ignore[override]
-        self, job_order: Any, output_callbacks: Callable[[Any, str], None], runtimeContext: Context  # noqa: N803
+        self,
+        job_order: Any,
+        output_callbacks: Callable[[Any, str], None],
+        runtimeContext: Context,  # noqa: N803
     ) -> Iterator[Any]:
         """The one job of an invocation, in a directory of its own that follows from its identity."""
         context = runtimeContext.copy()
@@ -105,7 +108,11 @@ class Flow(Workflow):
     """A workflow whose steps know where they are."""
 
     def make_workflow_step(
-        self, toolpath_object: CommentedMap, pos: int, loadingContext: LoadingContext, parentworkflowProv: Any = None  # noqa: N803
+        self,
+        toolpath_object: CommentedMap,
+        pos: int,
+        loadingContext: LoadingContext,  # noqa: N803
+        parentworkflowProv: Any = None,  # noqa: N803
     ) -> WorkflowStep:
         """A step of this workflow."""
         return Step(toolpath_object, pos, loadingContext, parentworkflowProv)
@@ -135,7 +142,10 @@ class Step(WorkflowStep):
     """A step that tells what it runs where it is."""
 
     def job(  # type: ignore[override]
-        self, job_order: Any, output_callbacks: Callable[[Any, str], None], runtimeContext: Context  # noqa: N803
+        self,
+        job_order: Any,
+        output_callbacks: Callable[[Any, str], None],
+        runtimeContext: Context,  # noqa: N803
     ) -> Iterator[Any]:
         """The jobs of this step, for one element of a scatter where it has one."""
         name = shortname(self.id)
