@@ -60,7 +60,7 @@ class Line:
     """The connection to the campaign; made when it is first needed."""
 
     def __init__(self, role: str, path: str) -> None:
-        self._hello = f"{role} {os.getpid()}"
+        self._role = role
         self._path = path
         self._lock = threading.RLock()
         self._inside = threading.local()
@@ -76,7 +76,7 @@ class Line:
                 if self._socket is None:
                     self._socket = socket.socket(socket.AF_UNIX)
                     self._socket.connect(self._path)
-                    self._send(self._hello)
+                    self._send(self._role)
                 self._send(point)
         except OSError:
             pass  # the campaign is over

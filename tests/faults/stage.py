@@ -14,6 +14,7 @@ import shutil
 import signal
 import socket
 import sqlite3
+import struct
 import subprocess
 import sys
 import time
@@ -32,8 +33,8 @@ class Process:
     """A process of drawbar that has reported."""
 
     connection: socket.socket
+    pid: int
     role: str = ""
-    pid: int = 0
     received: bytes = b""
     waiting: bool = False
 
@@ -197,7 +198,8 @@ class Stage:
         for key, _ in self._selector.select(wait):
             if key.fileobj is self._listener:
                 connection, _ = self._listener.accept()
-                process = Process(connection)
+                credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+                process = Process(connection, struct.unpack("3i", credentials)[0])
                 self.processes.append(process)
                 self._selector.register(connection, selectors.EVENT_READ, process)
             elif key.data is not None and key.data in self.processes:
@@ -217,8 +219,7 @@ class Stage:
             text = line.decode()
             process.waiting = True
             if not process.role:
-                process.role, _, pid = text.partition(" ")
-                process.pid = int(pid)
+                process.role = text
             else:
                 self._reached(process, text)
             if process.waiting:

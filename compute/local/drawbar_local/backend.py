@@ -102,6 +102,8 @@ class LocalBackend(Backend):
         | ({BackendFeature.MEMORY_LIMIT} if processes.HAVE_PROC else set())
     )
     Options: ClassVar[type[BaseOptions]] = LocalOptions
+    grace_s: ClassVar[float] = 0.0
+    """None: `find` closes what nobody claimed, so that it cannot turn up any more."""
     watcher: ClassVar[str] = "auto"
     """How supervisors learn of ends: `pidfd`, `signal`, or what works here."""
 
