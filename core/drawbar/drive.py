@@ -232,7 +232,7 @@ class Drive:
             self.cancel_deadline = time.monotonic() + _CANCEL_S
             self.dispatcher.cancel_all()
         late = self.cancel_deadline is not None and time.monotonic() > self.cancel_deadline
-        return not self.dispatcher.busy or late
+        return late or not (self.dispatcher.busy or self.unwritten)
 
     def _wind_down(self) -> None:
         """The run failed in the driver: end the engine, cancel what is in flight, as far as that works."""
@@ -414,7 +414,9 @@ class Drive:
         missing: dict[str, str] = {}
         state: RunState | None
         message, status = "", 0
-        if self.driver.letting_go:
+        if isinstance(self.error, LeaseError | StoreError):
+            state, message, status = None, str(self.error), self.error.exit_status
+        elif self.driver.letting_go:
             state, message, status = None, "the driver let go; jobs may be alive", 130
         elif self.driver.cancel_asked:
             state, message, status = RunState.STOPPED, "cancelled", 130
@@ -434,9 +436,15 @@ class Drive:
         if state is not None:
             self._set_state(state, message, finished=time.time())
             self.store.set_run(self.spec.id, facts=self.facts)
-            self.store.commit()
-            manifest.write(self.directory, self.spec, analysis, self.store)
-            self._show_state()
+            try:
+                self.store.commit()
+                manifest.write(self.directory, self.spec, analysis, self.store)
+            except InfrastructureError as error:
+                self.error = error
+                message = f"the end of the run could not be written down: {error}"
+                state, status = None, error.exit_status
+            else:
+                self._show_state()
         return DriveResult(
             state=state,
             message=message,

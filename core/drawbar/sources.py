@@ -42,13 +42,13 @@ def synchronise(
     `outputs` are paths that accepted jobs wrote; they are never copied over. Part of the store's next
     commit; repeating it after a kill does the rest.
     """
-    known = store.sources(spec.id)
     digests = Digests(directory.engine / "digests")
     workspace = Path(spec.workspace)
     entries = {
         analysis.document.name: analysis.document,
         **{entry.path: entry.source for entry in analysis.contents() if not entry.directory},
     }
+    known = store.sources(spec.id) or _copies(directory, digests)
     now = {path: digests.file(source) for path, source in entries.items()}
     edited = [path for path, value in now.items() if known.get(path, value) != value]
     added = [path for path in now if known and path not in known]
@@ -74,6 +74,12 @@ def synchronise(
         kept=tuple(kept),
         origins={path: directory.definition / path for path in now if path != analysis.document.name},
     )
+
+
+def _copies(directory: RunDirectory, digests: Digests) -> dict[str, str]:
+    """The run's own copies of its sources, as they were made with the run."""
+    root = directory.definition
+    return {str(path.relative_to(root)): digests.file(path) for path in root.rglob("*") if path.is_file()}
 
 
 def _copy(source: Path, root: Path, path: str) -> None:
