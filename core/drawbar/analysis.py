@@ -119,18 +119,20 @@ def load_analysis(
     parameters: Mapping[str, Any] | None = None,
     parameters_file: Path | str | None = None,
     options: Mapping[str, Any] | None = None,
+    root: Path | None = None,
 ) -> Analysis:
     """The analysis at `path`: a `reana.yaml`, a directory that holds one, or a bare workflow file.
 
     `engines` are the installed engines by name; `engine` names the one for a bare workflow file that
     none or several of them recognise. `parameters` win over `parameters_file`, which wins over the
-    analysis.
+    analysis. `root` is the directory that a bare workflow file belongs to, where that is not its own.
 
     Raises `UsageError` when there is no analysis at `path`, and `SpecError` with every problem of
     the analysis, warnings last. Executes nothing.
     """
     file, fragment, document = find(Path(path))
-    root = Path(os.path.abspath(file.parent))  # noqa: PTH100 (symbolic links are kept)
+    place = file.parent if document or root is None else root
+    root = Path(os.path.abspath(place))  # noqa: PTH100 (symbolic links are kept)
     reader = _Reader(document or Document({}, str(file), {}), root, engines=engines)
     analysis = (
         reader.analysis(file.name, engine, options or ()) if document else reader.bare(file, fragment, engine)
@@ -166,15 +168,16 @@ class _Reader(Fields):
         else:
             message, hint = unknown_engine(asked, self.engines)
             raise UsageError(f"{message} ({hint})" if hint else message)
-        files, warning = companions(self.root, file.name, bare=True)
+        name = os.path.relpath(file, self.root)
+        files, warning = companions(self.root, name, bare=True)
         if warning:
             self.problems.append(replace(warning, file=str(file)))
         return Analysis(
             root=self.root,
-            document=self.root / file.name,
+            document=self.root / name,
             name=_run_name(self.root),
             engine=engine.name,
-            file=file.name,
+            file=name,
             fragment=fragment,
             workflow_files=files,
         )

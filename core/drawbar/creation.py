@@ -152,6 +152,7 @@ def analysis_of(
         parameters=spec.parameters,
         parameters_file=parameters_file,
         options=spec.options,
+        root=root,
     )
 
 

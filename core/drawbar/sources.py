@@ -44,10 +44,8 @@ def synchronise(
     """
     digests = Digests(directory.engine / "digests")
     workspace = Path(spec.workspace)
-    entries = {
-        analysis.document.name: analysis.document,
-        **{entry.path: entry.source for entry in analysis.contents() if not entry.directory},
-    }
+    contents = {entry.path: entry.source for entry in analysis.contents() if not entry.directory}
+    entries = {str(analysis.document.relative_to(analysis.root)): analysis.document, **contents}
     known = store.sources(spec.id) or _copies(directory, digests)
     now = {path: digests.file(source) for path, source in entries.items()}
     edited = [path for path, value in now.items() if known.get(path, value) != value]
@@ -56,7 +54,7 @@ def synchronise(
     kept = []
     for path in (*edited, *added):
         _copy(entries[path], directory.definition, path)
-        if path == analysis.document.name or spec.in_place:
+        if path not in contents or spec.in_place:
             continue
         if path in outputs:
             kept.append(path)
@@ -72,7 +70,7 @@ def synchronise(
         added=tuple(added),
         removed=tuple(removed),
         kept=tuple(kept),
-        origins={path: directory.definition / path for path in now if path != analysis.document.name},
+        origins={path: directory.definition / path for path in contents},
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,7 +72,7 @@ def _step(rule: Any, jobs: list[Any], dag: Any, options: SnakemakeOptions) -> St
         ),
         inputs=_some(str(path) for job in jobs for path in job.input),
         outputs=_some(str(path) for job in jobs for path in job.output),
-        resources=resources,
+        resources=replace(resources, cpus=1),  # more where there are more: threads are scaled down
         hints=hints,
         jobs=None if any(dag.checkpoint_jobs) else len(jobs),
         line=rule.lineno,

@@ -201,7 +201,7 @@ def _workflow(
             apptainer_prefix=given.apptainer_prefix,
         ),
         snakefile=snakefile,
-        workdir=workdir,
+        workdir=workdir / (given.directory or ""),
     )
 
 
