@@ -130,7 +130,7 @@ class Store:
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path
         self._epoch: int | None = None
-        self._gathered: list[tuple[str, list[Sequence[Any]]]] = []
+        self._gathered: list[tuple[str, list[tuple[Any, ...]]]] = []
         with self._naming("open"):
             mode = "ro" if read_only else "rwc"
             self._db = sqlite3.connect(
@@ -233,10 +233,11 @@ class Store:
         self._gathered.clear()
 
     def _write(self, statement: str, rows: Iterable[Sequence[Any]]) -> None:
+        values = [tuple(map(_stored, row)) for row in rows]
         if self._gathered and self._gathered[-1][0] == statement:
-            self._gathered[-1][1].extend(rows)
+            self._gathered[-1][1].extend(values)
         else:
-            self._gathered.append((statement, list(rows)))
+            self._gathered.append((statement, values))
 
     def add_run(self, run: str) -> None:
         """A new run, in state created; it may be there already."""
@@ -309,7 +310,7 @@ class Store:
             ).fetchone()
         if row is None:
             return None
-        name, state, message, started, finished, total, facts = row
+        name, state, message, started, finished, total, facts = map(_read, row)
         return RunRow(
             id=name,
             state=RunState(state),
@@ -341,12 +342,14 @@ class Store:
     def consumed(self, run: str) -> set[str]:
         """Outputs that the engine deleted on purpose."""
         with self._naming("read"):
-            return {row[0] for row in self._db.execute("SELECT path FROM consumed WHERE run = ?", (run,))}
+            rows = self._db.execute("SELECT path FROM consumed WHERE run = ?", (run,))
+            return {_read(path) for (path,) in rows}
 
     def sources(self, run: str) -> dict[str, str]:
         """Digests of the source files in the workspace, by relative path."""
         with self._naming("read"):
-            return dict(self._db.execute("SELECT path, sha256 FROM source WHERE run = ?", (run,)))
+            rows = self._db.execute("SELECT path, sha256 FROM source WHERE run = ?", (run,))
+            return {_read(path): sha256 for path, sha256 in rows}
 
     def close(self) -> None:
         """Close the file; what was not committed is dropped."""
@@ -404,9 +407,23 @@ def on_network(path: Path) -> bool:
 
 
 def _row(columns: Sequence[Any]) -> AttemptRow:
-    row = AttemptRow(*columns)
+    row = AttemptRow(*map(_read, columns))
     row.state = JobState(row.state)
     return row
+
+
+def _stored(value: Any) -> Any:
+    """A value as SQLite takes it: text that has no UTF-8 form, such as some file names, as bytes."""
+    if isinstance(value, str) and not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return value.encode(errors="surrogatepass")
+    return value
+
+
+def _read(value: Any) -> Any:
+    return value.decode(errors="surrogatepass") if isinstance(value, bytes) else value
 
 
 def dumps(value: Any) -> str:

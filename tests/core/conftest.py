@@ -40,10 +40,25 @@ def world():
     world.close()
 
 
+@pytest.fixture(scope="session")
+def warm(interpreter, tmp_path_factory):
+    """A process that forks engine processes, since most tests need many and few need new ones."""
+    from bench import Bench
+    from drawbar.enginehost import WarmParent
+    from scripted_backend import World
+
+    world = World()
+    bench = Bench(tmp_path_factory.mktemp("warm"), interpreter, world)
+    parent = WarmParent("scripted", bench.settings)
+    world.close()
+    yield parent
+    parent.close()
+
+
 @pytest.fixture
-def bench(tmp_path, interpreter, world):
+def bench(tmp_path, interpreter, world, warm):
     from bench import Bench
 
-    bench = Bench(tmp_path, interpreter, world)
+    bench = Bench(tmp_path, interpreter, world, warm)
     yield bench
     bench.close()

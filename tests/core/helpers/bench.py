@@ -18,16 +18,18 @@ from drawbar.settings import load_settings
 from drawbar.store import Store
 from scripted_backend import World
 
-PATIENCE_S = 60.0
+HELPERS = Path(__file__).parent
+PATIENCE_S = 20.0
 """After this a drive that should have ended is ended, so that its test fails."""
 
 
 class Bench:
     """Makes analyses of the scripted engine, runs of them, and drives these."""
 
-    def __init__(self, directory: Path, interpreter: Path, world: World) -> None:
+    def __init__(self, directory: Path, interpreter: Path, world: World, warm=None) -> None:
         self.directory = directory
         self.world = world
+        self.warm = warm
         self.source = directory / "analysis"
         self.interpreter = interpreter
         self.plugins: Plugins = load_plugins()
@@ -65,7 +67,7 @@ class Bench:
         **rest,
     ):
         """Write the analysis, or what is given of it; `inputs` are contents of files by name."""
-        self.source.mkdir(exist_ok=True)
+        self.source.mkdir(exist_ok=True, parents=True)
         document = {
             "inputs": {"files": list(inputs or ()), "parameters": parameters or {}},
             "workflow": {"type": engine, "file": "main.script", **rest},
@@ -94,7 +96,10 @@ class Bench:
             **{"name": "r", "container": "none", **given},
         )
 
-    def start(self, directory, **arguments) -> Running:
+    def start(self, directory, *, cold=False, **arguments) -> Running:
+        """Drive a run, with a forked engine process or, `cold`, a new one."""
+        if self.warm is not None and not cold:
+            arguments.setdefault("start_engine", self.warm.start)
         running = Running(self, directory, arguments)
         self.drives.append(running)
         return running
