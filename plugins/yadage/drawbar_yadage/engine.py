@@ -1,10 +1,7 @@
 """The engine: reads and checks a yadage workflow, then drives it."""
 
-# Paths of a specification are texts, and stay so.
-# ruff: noqa: PTH118
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,26 +12,13 @@ from drawbar.documents import load
 from drawbar.engine import Engine, EngineFeature, JobClient, Source, WorkflowInfo
 from drawbar.errors import Problem, Severity, SpecError
 from drawbar.model import Outputs
-from drawbar.options import Options, option
-from drawbar.paths import existing, walk
+from drawbar.options import Options
+from drawbar.paths import inside, walk
 
-from drawbar_yadage import specification
+from drawbar_yadage import initial, specification
+from drawbar_yadage.initial import YadageOptions
 from drawbar_yadage.schemas import as_yadage, complete
 from drawbar_yadage.specification import Specification, texts
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class YadageOptions(Options):
-    """REANA's operational options of a yadage workflow."""
-
-    toplevel: str | None = option(
-        None, help="the directory that the workflow file and its $refs are relative to"
-    )
-    initdir: str | None = option(
-        None, help="the directory that initial data is looked for in; else the workspace"
-    )
-    initfiles: list[str] = option([], help="YAML files with further parameters")
-    accept_metadir: bool = option(True, help="taken for REANA's sake; a run always has metadata of its own")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,34 +75,37 @@ class YadageEngine(Engine):
 
     def execute(self, source: Source, jobs: JobClient) -> Outputs:
         """Run every stage whose turn comes."""
+        from drawbar_yadage.diagram import mermaid
         from drawbar_yadage.driver import Driver
         from drawbar_yadage.jobs import JobMaker
-        from drawbar_yadage.states import Provider
+        from drawbar_yadage.overview import job_texts
 
         plan = _plan(source)
         value = plan.specification.value
         sources = [*_sources(source, plan)]
-        closure = Closure(plan.definition, sources, [*texts(value), *texts(dict(plan.initdata))])
-        workspace = str(jobs.workspace)
-        initdir = os.path.normpath(os.path.join(workspace, plan.options.initdir or ""))
+        closure = Closure(plan.definition, sources, [*job_texts(value), *texts(dict(plan.initdata))])
         stages = [stage["name"] for stage in value["stages"]]
         maker = JobMaker(jobs, plan.definition, closure, sources, stages)
-        provider = Provider(workspace, [initdir], {}, [])
+        provider = initial.provider(jobs.workspace, plan.definition, plan.options)
         driver = Driver(as_yadage(value), plan.initdata, provider, maker, jobs)
         try:
             driver.run()
         finally:
             driver.save(jobs.workspace / "_yadage" / "yadage_snapshot_workflow.json")
+            if plan.options.diagram is not None:
+                place = inside(jobs.workspace, plan.options.diagram, "diagram")
+                place.write_text(mermaid(driver.workflow))
         return Outputs()
 
 
 def _plan(source: Source) -> _Plan:
     """The checked workflow; a `SpecError` has every mistake in it."""
     options = YadageOptions.parse(source.options, where="yadage workflow")
+    initial.check_options(options, str(source.document))
     definition = source.definition or source.root
     plan = specification.read(source, definition, options.toplevel)
     problems = complete(plan)
-    initdata = {**_initial(definition, options), **source.parameters}
+    initdata = initial.parameters(definition, options, source.parameters)
     if not problems:
         from drawbar_yadage.checks import check
 
@@ -134,25 +121,12 @@ def _plan(source: Source) -> _Plan:
     )
 
 
-def _initial(root: Path, options: YadageOptions) -> dict[str, Any]:
-    """What the files of `initfiles` give, later ones winning."""
-    made: dict[str, Any] = {}
-    for name in options.initfiles:
-        document = load(existing(root, name, "initfiles"), shown=name)
-        if not isinstance(document.value, Mapping):
-            raise SpecError(
-                Problem(message="initial data is a mapping of names and values", file=name, line=1)
-            )
-        made.update(document.value)
-    return made
-
-
 def _sources(source: Source, plan: _Plan) -> Iterator[str]:
     """The source files that jobs may read: those that are declared, else all that came with the workflow.
 
     The files of the workflow itself are none: what they say is in the jobs.
     """
-    own = set(plan.specification.files)
+    own = {*plan.specification.files, source.document.name}
     if not source.declared and source.definition is None:
         return
     for name in source.declared or ("",):

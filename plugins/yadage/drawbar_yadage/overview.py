@@ -11,7 +11,7 @@ from drawbar.engine import StepInfo
 
 from drawbar_yadage.jobs import hints_of, image_of, runs_a_command
 from drawbar_yadage.schemas import parameter_items
-from drawbar_yadage.specification import Specification
+from drawbar_yadage.specification import Specification, texts
 
 _PART = r"[A-Za-z_@][\w@-]*(\[(\*|\d+)\])?"
 SIMPLE_PATH = re.compile(rf"{_PART}(\.{_PART})*")
@@ -88,6 +88,23 @@ def needed(stage: Mapping[str, Any]) -> Iterator[str]:
         if isinstance(value, Mapping):
             selectors = (value.get(key) for key in ("step", "steps", "stages"))
             yield from (first_name(each) for each in selectors if isinstance(each, str))
+
+
+def job_texts(value: Any) -> Iterator[str]:
+    """The texts of a workflow that reach commands: templates, and constant parameters."""
+    if isinstance(value, list):
+        for item in value:
+            yield from job_texts(item)
+    elif isinstance(value, Mapping):
+        if "scheduler_type" in value:
+            for _, given, _ in parameter_items(value.get("parameters")):
+                if not (isinstance(given, Mapping) and "expression_type" in given):
+                    yield from texts(given)
+            yield from (value[key] for key in ("stepscript", "postscript") if key in value)
+        if "process_type" in value or "environment_type" in value:
+            yield from texts(value)
+        for item in value.values():
+            yield from job_texts(item)
 
 
 def first_name(path: str) -> str:

@@ -51,8 +51,9 @@ class Specification:
 
 def read(source: Source, root: Path, toplevel: str | None) -> Specification:
     """The workflow of a source, whose files are in `root`. Raises `SpecError` for what cannot be read."""
-    if toplevel is not None and is_remote(toplevel):
-        _refuse_remote("toplevel", toplevel, Problem(message="", file=str(source.document)))
+    here = Problem(message="", file=str(source.document))
+    if toplevel is not None:
+        refuse_remote("toplevel", toplevel, here)
     expander = _Expander(root, toplevel or "")
     if source.specification is not None:
         document = Document(source.specification, str(source.document), source.lines)
@@ -60,25 +61,22 @@ def read(source: Source, root: Path, toplevel: str | None) -> Specification:
     if source.file is None:
         raise SpecError(Problem(message="a yadage workflow needs a file", file=str(source.document)))
     name = os.path.relpath(source.root / source.file, source.root)
-    if is_remote(str(source.file)):
-        _refuse_remote("workflow file", str(source.file), Problem(message="", file=str(source.document)))
+    refuse_remote("workflow file", name, here)
     below = os.path.normpath(os.path.join(toplevel or "", name))
     name = below if os.path.lexists(root / below) else name
     return expander.whole(expander.document(name), "", source.fragment)
 
 
-def is_remote(text: str) -> bool:
-    """Whether a text names something on the network."""
-    return _REMOTE.match(text) is not None
-
-
-def _refuse_remote(what: str, text: str, where: Problem) -> NoReturn:
+def refuse_remote(what: str, text: str, where: Problem) -> None:
+    """Raises `SpecError`, placed as `where` is, when a text names something on the network."""
+    if _REMOTE.match(text) is None:
+        return
     raise SpecError(
         Problem(
             message=f"the {what} {brief(text)} is on the network, from where nothing is fetched",
             file=where.file,
             line=where.line,
-            hint="fetch it yourself, for instance with git clone, and give the directory as toplevel",
+            hint="fetch it yourself, for instance with git clone, and name what you have then",
         )
     )
 
@@ -140,8 +138,7 @@ class _Expander:
         self, reference: str, document: Document, pointer: str, place: str, chain: Sequence[tuple[str, str]]
     ) -> Any:
         where = Problem(message="", file=document.path, line=document.lines.get(pointer))
-        if is_remote(reference):
-            _refuse_remote("$ref", reference, where)
+        refuse_remote("$ref", reference, where)
         file, _, fragment = reference.partition("#")
         target = document if not file else self._target(unquote(file), document, where)
         if (target.path, fragment) in chain:

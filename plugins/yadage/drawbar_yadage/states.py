@@ -62,13 +62,10 @@ class Provider:
 
     datamodel = None
 
-    def __init__(
-        self, base: str, initial: Iterable[str], inner: Mapping[str, Any], read: Sequence[str]
-    ) -> None:
+    def __init__(self, base: str, initial: Sequence[str], inner: Mapping[str, Any]) -> None:
         self.base = base
         self.init_states = [State("init", [], initial)] if initial else []
         self._inner = inner
-        self._read = list(read)
 
     def new_state(self, name: str, dependencies: Iterable[State], readonly: bool = False) -> State:
         """The state of a step: its own directory, and those that its dependencies wrote, else read."""
@@ -84,13 +81,13 @@ class Provider:
         if "_data" in inner:
             initial.append(inner["_data"])
         rest = {key: value for key, value in inner.items() if key != "_data"}
-        return Provider(posixpath.join(self.base, name), initial, rest, [self.base, *self._read])
+        return Provider(posixpath.join(self.base, name), initial, rest)
 
     def json(self) -> dict[str, Any]:
         """The form in which yadage would read it."""
         return {
             "state_provider_type": "localfs_provider",
-            "base_state": State("base", [self.base], self._read).json(),
+            "base_state": State("base", [self.base], []).json(),
             "init_states": [state.json() for state in self.init_states],
             "nest": True,
             "ensure": False,
