@@ -35,6 +35,7 @@ from drawbar.options import option
 
 from drawbar_local import link as links
 from drawbar_local import machine, processes, records, results
+from drawbar_local.jobs import Batch, Job, fields
 from drawbar_local.link import Link
 from drawbar_local.strays import Strays
 
@@ -58,34 +59,6 @@ class LocalOptions(BaseOptions):
     runtime_directory: str | None = option(
         None, help="a short path for the sockets of supervisors; /tmp/drawbar-UID"
     )
-
-
-class _Batch:
-    """A submit that waits for its answers."""
-
-    def __init__(self, tags: Sequence[str]) -> None:
-        self.answers: dict[str, Submission | None] = {}
-        self.complete = threading.Event()
-        self._left = len(tags)
-
-    def answer(self, tag: str, answer: Submission | None) -> None:
-        """None stands for an attempt that was claimed before."""
-        self.answers[tag] = answer
-        self._left -= 1
-        if not self._left:
-            self.complete.set()
-
-
-class _Job:
-    """A job that a supervisor has, or is asked to take while there is a `batch`."""
-
-    __slots__ = ("attempt", "batch", "link", "native_id")
-
-    def __init__(self, attempt: Attempt, link: Link, batch: _Batch | None = None) -> None:
-        self.attempt = attempt
-        self.link = link
-        self.batch = batch
-        self.native_id = ""
 
 
 class LocalBackend(Backend):
@@ -124,7 +97,7 @@ class LocalBackend(Backend):
         self._links: dict[str, Link] = {}
         self._unregistered: list[Link] = []
         self._replies: dict[Link, SimpleQueue[list[str] | None]] = {}
-        self._jobs: dict[str, _Job] = {}
+        self._jobs: dict[str, Job] = {}
         self._told: set[str] = set()
         self._closing = False
         self._finding = threading.Lock()
@@ -259,7 +232,7 @@ class LocalBackend(Backend):
 
     def _hand_over(self, attempts: Mapping[str, Attempt]) -> dict[str, Submission | None]:
         """The supervisor's answers; None for an attempt that was claimed before."""
-        batch = _Batch(list(attempts))
+        batch = Batch(list(attempts))
         with self._lock:
             if self._closing or self._reader is None:
                 raise BackendError("the local backend is not started, or closed")
@@ -272,9 +245,9 @@ class LocalBackend(Backend):
             self._turn += 1
             turn = self._turn
             for tag, attempt in attempts.items():
-                self._jobs[tag] = _Job(attempt, link, batch)
+                self._jobs[tag] = Job(attempt, link, batch)
         with contextlib.suppress(OSError):  # the end of the connection answers
-            link.send("submit", turn, [_fields(attempt) for attempt in attempts.values()])
+            link.send("submit", turn, [fields(attempt) for attempt in attempts.values()])
         batch.complete.wait(self.deadline_s * 0.9)
         with self._lock:
             for tag in attempts.keys() - batch.answers.keys():
@@ -382,7 +355,7 @@ class LocalBackend(Backend):
             if link.closed:
                 return set()
             for attempt in attempts:
-                self._jobs[attempt.tag] = _Job(attempt, link)
+                self._jobs[attempt.tag] = Job(attempt, link)
         try:
             link.send("watch", [attempt.tag for attempt in attempts])
             watched = replies.get(timeout=links.TALK_S)
@@ -515,15 +488,3 @@ class LocalBackend(Backend):
                 news.append(status)
         if news:
             self._events.status(news)
-
-
-def _fields(attempt: Attempt) -> list[Any]:
-    spec = attempt.spec
-    environment = dict(spec.environment)
-    outer = os.environ.get(processes.TAG)
-    environment[processes.TAG] = f"{outer}{processes.TAG_SEPARATOR}{attempt.tag}" if outer else attempt.tag
-    return [
-        *(attempt.tag, attempt.record, spec.argv, spec.directory, environment),
-        *(spec.stdin, spec.stdout, spec.stderr),
-        *(spec.resources.walltime_s, spec.resources.memory_limit_mib),
-    ]
