@@ -47,6 +47,16 @@ def analysis(tmp_path):
     return make
 
 
+@pytest.fixture
+def go(tmp_path):
+    """A pipe that jobs wait at for a line; closing it, at the end of a test, ends them too."""
+    path = tmp_path / "go"
+    os.mkfifo(path)
+    descriptor = os.open(path, os.O_RDWR)
+    yield path
+    os.close(descriptor)
+
+
 def test_a_run_and_what_it_yields(analysis):
     run = drawbar.run(analysis("echo ${word} > a; echo said", outputs=["a"]), parameters={"word": "ten"})
     assert (run.id, run.state, run.message) == ("analysis.1", "finished", "")
@@ -82,24 +92,19 @@ def test_mistakes_are_raised_before_there_is_a_run(analysis):
     assert drawbar.runs() == []
 
 
-def test_in_the_background_it_can_be_waited_for_and_cancelled(analysis, tmp_path):
-    go = tmp_path / "go"
-    os.mkfifo(go)
+def test_in_the_background_it_can_be_waited_for_and_cancelled(analysis, go):
     run = drawbar.run(analysis(f"read line < {go}"), wait=False)
     assert run.state == "running"
     with pytest.raises(TimeoutError):
         run.wait(timeout=0.1)
     assert run.cancel() == "stopped"
     assert run.cancel() == "stopped"
-    go.unlink()
     go.write_text("line\n")
     assert run.resume() is run
     assert run.state == "finished"
 
 
-def test_a_run_outlives_the_program_that_started_it(analysis, tmp_path):
-    go = tmp_path / "go"
-    os.mkfifo(go)
+def test_a_run_outlives_the_program_that_started_it(analysis, go):
     code = f"import drawbar; print(drawbar.run({str(analysis(f'read line < {go}'))!r}, wait=False).id)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     run = drawbar.get(done.stdout.strip())
