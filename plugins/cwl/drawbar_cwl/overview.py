@@ -4,21 +4,41 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from cwltool.process import Process, shortname
 from cwltool.workflow import Workflow
 from drawbar.engine import StepInfo
+from drawbar.errors import Problem, Unsupported
 from drawbar.model import Resources
 
 from drawbar_cwl.tools import Tool, sources, tool_name
 
 
-def steps(process: Process) -> tuple[StepInfo, ...]:
-    """Every tool and expression that a process is made of, in the order of the document."""
+def steps(process: Process, *, no_container: bool = False) -> tuple[StepInfo, ...]:
+    """Every tool and expression that a process is made of, in the order of the document.
+
+    With `no_container`, images that are hints are left out, and `Unsupported` is raised for others.
+    """
     if isinstance(process, Workflow):
-        return tuple(_inside(process, "", (), 1))
-    return (_info(process, tool_name(process.tool), (), 1),)
+        found = tuple(_inside(process, "", (), 1))
+    else:
+        found = (_info(process, tool_name(process.tool), (), 1),)
+    if not no_container:
+        return found
+    problems = [
+        Problem(
+            message=f"needs the image {each.image}, and is to run without containers",
+            step=each.name,
+            line=each.line,
+        )
+        for each in found
+        if each.image_required
+    ]
+    if problems:
+        raise Unsupported(problems)
+    return tuple(replace(each, image=None) for each in found)
 
 
 def _inside(

@@ -16,7 +16,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -26,19 +26,22 @@ from drawbar.backend import BackendFeature
 from drawbar.creation import create_run, unfinished
 from drawbar.drive import DriveResult
 from drawbar.driver import Driver
+from drawbar.enginehost import EngineProcess
 from drawbar.errors import DrawbarError, Unsupported
-from drawbar.home import Home, RunDirectory
+from drawbar.home import Home
 from drawbar.hookspecs import Event
 from drawbar.model import RunState
 from drawbar.plugins import Plugins, load_plugins
 from drawbar.settings import Settings, load_settings
 
+EngineStarter = Callable[[str, Settings], EngineProcess]
+
 UNSUPPORTED = 33
 _IGNORED = ("--parallel", "--debug", "--timestamps", "--js-console", "--disable-color")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit status."""
+def main(arguments: Sequence[str] | None = None, *, start_engine: EngineStarter = EngineProcess.start) -> int:
+    """Run the command; returns the exit status. `start_engine` may be that of a warm parent."""
     asked, rest = _parser().parse_known_args(arguments)
     problem = _leftover(asked, rest)
     if problem:
@@ -46,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     home = Path(asked.home or tempfile.mkdtemp(prefix="drawbar-cwl-")).absolute()
     try:
-        return _run(asked, rest, home)
+        return _run(asked, rest, home, start_engine)
     except Unsupported as error:
         sys.stderr.write(f"drawbar-cwl-runner: unsupported: {error}\n")
         return UNSUPPORTED
@@ -109,7 +112,7 @@ def _leftover(asked: argparse.Namespace, rest: list[str]) -> str | None:
     return None
 
 
-def _run(asked: argparse.Namespace, rest: list[str], home_path: Path) -> int:
+def _run(asked: argparse.Namespace, rest: list[str], home_path: Path, start_engine: EngineStarter) -> int:
     plugins = load_plugins()
     settings = load_settings(start=Path.cwd(), environ={**os.environ, "DRAWBAR_HOME": str(home_path)})
     home = Home(settings.home)
@@ -131,7 +134,16 @@ def _run(asked: argparse.Namespace, rest: list[str], home_path: Path) -> int:
     directory = unfinished(home, analysis, name, wishes) if asked.name else None
     if directory is None:
         directory = create_run(home, analysis, settings=settings, name=name, **wishes)
-    result = _drive(directory, settings, plugins, quiet=asked.quiet)
+    said = _Said(quiet=asked.quiet)
+    driver = Driver(
+        directory,
+        settings=settings,
+        plugins=plugins,
+        observe=said.event,
+        notice=said.line,
+        start_engine=start_engine,
+    )
+    result = _drive(driver)
     if result.state is not RunState.FINISHED or result.outputs is None:
         if isinstance(result.error, Unsupported):
             raise result.error
@@ -202,16 +214,25 @@ def _name(tool: str) -> str:
     return kept.strip("-")[:60] or "tool"
 
 
-def _drive(directory: RunDirectory, settings: Settings, plugins: Plugins, *, quiet: bool) -> DriveResult:
-    def say(text: str) -> None:
-        if not quiet:
+class _Said:
+    """Tells on standard error what happens, unless it is to be quiet."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+
+    def line(self, text: str) -> None:
+        """Write a line."""
+        if not self._quiet:
             sys.stderr.write(f"{text}\n")
 
-    def tell(event: Event) -> None:
+    def event(self, event: Event) -> None:
+        """Tell the state of a job."""
         if event.identity is not None and event.state is not None:
-            say(f"[job {event.identity}] {event.state}")
+            self.line(f"[job {event.identity}] {event.state}")
 
-    driver = Driver(directory, settings=settings, plugins=plugins, observe=tell, notice=say)
+
+def _drive(driver: Driver) -> DriveResult:
+    """Drive the run to its end; an interrupt cancels it."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     for number in before:
         signal.signal(number, lambda *_: driver.cancel())
