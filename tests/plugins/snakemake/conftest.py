@@ -1,0 +1,50 @@
+"""Workflows executed in a child process, over jobs that are run and remembered in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from drawbar.testing.child import forked
+from drawbar.testing.memory import MemoryJobs
+from drawbar.testing.sample import Outcome, Sample, drive
+from drawbar_snakemake.engine import SnakemakeEngine
+
+Execute = Callable[..., Outcome]
+
+
+@pytest.fixture
+def execute(tmp_path: Path) -> Execute:
+    """Execute a Snakefile in `tmp_path / "workspace"`; with `after`, as a restart of an earlier outcome."""
+    SnakemakeEngine.preload()
+
+    def execute(
+        snakefile: str,
+        *,
+        files: dict[str, str] | None = None,
+        after: Outcome | None = None,
+        kill_at: int | None = None,
+        arguments: str = "",
+        parameters: dict[str, Any] | None = None,
+    ) -> Outcome:
+        options = {"arguments": f"--latency-wait 0 {arguments}"}
+        sample = Sample(
+            files={"Snakefile": snakefile, **(files or {})},
+            file="Snakefile",
+            options=options,
+            parameters=parameters or {},
+        )
+        workspace = tmp_path / "workspace"
+        source = sample.write(workspace)
+        jobs = after.jobs.restarted() if after else MemoryJobs(workspace)
+        return forked(lambda leave: drive(SnakemakeEngine(), source, jobs, kill_at, leave), 120.0)
+
+    return execute
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    """Where `execute` works."""
+    return tmp_path / "workspace"
