@@ -110,7 +110,7 @@ class Drive:
         """Whether the last commit failed and is to be tried again."""
         self.next_look = 0.0
         self.next_beat = 0.0
-        self.outcome: Mapping[str, Any] | None = None
+        self.outcome: Outputs | None = None
         self._sending: list[Message] = []
         self._message = ""
         self._times: dict[str, float | None] = {}
@@ -286,7 +286,8 @@ class Drive:
                 ) from error
 
     def _hear_output(self) -> None:
-        assert self.engine is not None
+        if self.engine is None:  # forgotten in this round
+            return
         output = self.engine.output
         self.engine.read_output()
         if self.engine.output is None and output is not None:
@@ -311,7 +312,7 @@ class Drive:
                 dispatcher.lookup([(identity, try_number, key) for identity, try_number, key in names])
             case ["clear", jobs]:
                 dispatcher.clear(jobs)
-            case ["hits", count]:
+            case ["hits", int(count)]:
                 dispatcher.hits(count)
             case ["want", names]:
                 dispatcher.want((identity, try_number) for identity, try_number in names)
@@ -332,12 +333,12 @@ class Drive:
                 dispatcher.reject((identity, try_number), reason, text)
             case ["cancel", names]:
                 dispatcher.cancel((identity, try_number) for identity, try_number in names)
-            case ["consumed", paths]:
+            case ["consumed", list(paths)]:
                 self.store.add_consumed(self.spec.id, paths)
-            case ["progress", total]:
+            case ["progress", int() | None as total]:
                 dispatcher.counts.total = total
                 self.store.set_run(self.spec.id, total=total)
-            case ["notice", text]:
+            case ["notice", str(text)]:
                 self._note(text)
             case ["start_over"]:
                 dispatcher.discard(dispatcher.history)
@@ -347,7 +348,7 @@ class Drive:
             case ["inspected", info]:
                 self._inspected(decode(WorkflowInfo, info))
             case ["finished", outputs]:
-                self.outcome = outputs
+                self.outcome = decode(Outputs, outputs)
             case ["failed", order]:
                 self.error = self.error or failure(order)
             case _:
@@ -452,7 +453,7 @@ class Drive:
             changes=tuple(self.driver.changes.sentences()),
             missing_outputs=tuple(missing),
             error=self.error,
-            outputs=None if self.outcome is None else decode(Outputs, self.outcome),
+            outputs=self.outcome,
         )
 
     def _set_state(self, state: RunState, message: str, **times: float | None) -> None:

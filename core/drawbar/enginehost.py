@@ -236,13 +236,21 @@ class WarmParent:
                 *("--warm", engine, str(theirs.fileno())),
             ],
             stdin=subprocess.DEVNULL,
+            stdout=2,
             env=environment(os.environ),
             pass_fds=[theirs.fileno()],
             start_new_session=True,
         )
         theirs.close()
         self._control.settimeout(settings.engine.silence_s)
-        self._answer(1)
+        try:
+            self._answer(1)
+        except OSError as error:
+            self.close()
+            raise EngineDied(f"the warm parent of the engine {engine!r} does not answer: {error}") from error
+        except EngineDied:
+            self.close()
+            raise
 
     def start(self, engine: str, settings: Settings) -> EngineProcess:
         """A new engine process, as `EngineProcess.start` gives it: forked if it is for this engine.

@@ -171,10 +171,13 @@ def _be_parent(name: str, control: socket.socket) -> None:
         if not descriptors:
             _reap(block=True)
             return
+        parent = os.getpid()
         pid = os.fork()
         if pid == 0:
             os.setsid()
             _die_with_parent()
+            if os.getppid() != parent:
+                os._exit(1)  # it died first
             control.close()
             os.dup2(descriptors[1], 1)
             os.dup2(descriptors[1], 2)

@@ -413,13 +413,21 @@ def _row(columns: Sequence[Any]) -> AttemptRow:
 
 
 def _stored(value: Any) -> Any:
-    """A value as SQLite takes it: text that has no UTF-8 form, such as some file names, as bytes."""
-    if isinstance(value, str) and not value.isascii():
+    """A value as SQLite takes it: text that has no UTF-8 form, such as some file names, as bytes.
+
+    TypeError for what it does not take, so that whoever wrote it hears of it, and no later commit.
+    """
+    if isinstance(value, str):
+        if value.isascii():
+            return value
         try:
             value.encode()
         except UnicodeEncodeError:
             return value.encode(errors="surrogatepass")
-    return value
+        return value
+    if value is None or isinstance(value, float) or (isinstance(value, int) and abs(value) < 1 << 63):
+        return value
+    raise TypeError(f"{value!r} cannot be stored")
 
 
 def _read(value: Any) -> Any:

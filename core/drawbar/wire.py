@@ -55,7 +55,7 @@ class Buffer:
                 break
             try:
                 frame = json.loads(self._bytes[_LENGTH.size : end])
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise EngineDied(f"the engine process sent what is no JSON: {error}") from error
             del self._bytes[:end]
             if not isinstance(frame, list) or not all(isinstance(each, list) and each for each in frame):
