@@ -185,8 +185,13 @@ class Executor(RealExecutor):  # type: ignore[misc]
 
     @property
     def cores(self) -> str:
-        """What a nested Snakemake may use."""
+        """What a nested Snakemake may use, in general; each is given its own number."""
         return "all"
+
+    def get_job_args(self, job: Any, **kwargs: Any) -> str:
+        """A nested Snakemake scales nothing down: its job has the threads that it has here."""
+        arguments: str = super().get_job_args(job, **kwargs, cores=max(1, job.threads))
+        return arguments
 
     def get_exec_mode(self) -> ExecMode:
         """A nested Snakemake leaves the end of its job to this one."""

@@ -72,7 +72,7 @@ def _step(rule: Any, jobs: list[Any], dag: Any, options: SnakemakeOptions) -> St
         ),
         inputs=_some(str(path) for job in jobs for path in job.input),
         outputs=_some(str(path) for job in jobs for path in job.output),
-        resources=replace(resources, cpus=1),  # more where there are more: threads are scaled down
+        resources=replace(resources, cpus=1, gpus=0),  # more where there is more, see `Specs`
         hints=hints,
         jobs=None if any(dag.checkpoint_jobs) else len(jobs),
         line=rule.lineno,

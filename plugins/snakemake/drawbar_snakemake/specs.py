@@ -191,7 +191,11 @@ class Specs:
         )
 
     def _place(self, job: Any, resources: Any, image: str | None) -> Placement:
-        """Where a job runs. A rule with more threads than there are anywhere gets those of this machine."""
+        """Where a job runs.
+
+        Threads and GPUs are what a rule would like: Snakemake scales the ones down and does not look for
+        the others. Where they cannot be had, the job gets what this machine has.
+        """
         needs, hints = needs_of(resources, job.threads)
         named = image.removeprefix("docker://") if image else None
 
@@ -207,10 +211,14 @@ class Specs:
         try:
             return place(needs)
         except Unsupported:
-            here = os.cpu_count() or 1
-            if needs.cpus <= here:
+            less = replace(needs, cpus=min(needs.cpus, os.cpu_count() or 1), gpus=0)
+            if less == needs:
                 raise
-            return place(replace(needs, cpus=here))
+            placement = place(less)
+            self._client.log(
+                "drawbar.snakemake", "WARNING", f"{job.name} runs with {_said(less)}, not {_said(needs)}"
+            )
+            return placement
 
     # files
 
@@ -260,6 +268,10 @@ def _absolute(path: Any) -> Path:
 def _own_tmpdir(job: Any) -> bool:
     """Whether the workflow says where temporary files go, rather than leaving it to the worker."""
     return not isinstance(job.resources.get("tmpdir"), TBDString | None)
+
+
+def _said(needs: Resources) -> str:
+    return f"{needs.cpus:g} CPUs and {needs.gpus} GPUs"
 
 
 def needs_of(resources: Any, threads: Any) -> tuple[Resources, Mapping[str, Any]]:
