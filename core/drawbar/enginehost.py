@@ -58,7 +58,7 @@ def environment(own: Mapping[str, str]) -> dict[str, str]:
 class EngineProcess:
     """One engine process, from its start to its end. For one thread.
 
-    `said` is the monotonic time when it last said or printed anything.
+    `said` is the monotonic time when it last said or printed anything, or was told something.
     """
 
     def __init__(self, pid: int, connection: socket.socket, output: int, limits: EngineLimits) -> None:
@@ -113,6 +113,7 @@ class EngineProcess:
 
     def send(self, messages: Sequence[Message]) -> None:
         """Say something; what the process does not take at once is sent by `flush`."""
+        self.said = time.monotonic()
         self._outgoing += pack(messages)
         self.flush()
 
@@ -227,7 +228,6 @@ class WarmParent:
         configured = settings.engines.get(engine)
         interpreter = configured.interpreter if configured else None
         self.engine = engine
-        self._limits = settings.engine
         self._asking = Lock()
         self._control, theirs = socket.socketpair()
         self._child = subprocess.Popen(
@@ -272,7 +272,7 @@ class WarmParent:
         finally:
             theirs.close()
             os.close(writing)
-        return EngineProcess(pid, ours, reading, self._limits)
+        return EngineProcess(pid, ours, reading, settings.engine)
 
     def close(self) -> None:
         """End the parent; engine processes that it forked end with it."""
