@@ -7,13 +7,15 @@ terminal nor the end of the process that started it touches it. It tells over a 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +102,8 @@ def wait(
 ) -> bool:
     """Wait until the run has ended, or its driver is gone; False when `timeout` seconds went by before.
 
-    `look` is called at every look at the run.
+    What the driver's process does after the end, such as copying outputs, is done then too. `look`
+    is called at every look at the run.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
     lease = directory.lease()
@@ -108,12 +111,36 @@ def wait(
         look()
         if ended(directory) or not held(lease):
             lease = directory.lease()
-            if not held(lease):
+            if not held(lease) and not _finishing(directory):
                 return True
         left = LOOK_S if deadline is None else min(LOOK_S, deadline - time.monotonic())
         if left <= 0:
             return False
         time.sleep(left)
+
+
+@contextmanager
+def finishing(directory: RunDirectory) -> Iterator[None]:
+    """Have those who wait for the run wait until this is over, too."""
+    with _finish_file(directory).open("a") as file:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_SH)
+        yield
+
+
+def _finishing(directory: RunDirectory) -> bool:
+    try:
+        with _finish_file(directory).open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _finish_file(directory: RunDirectory) -> Path:
+    return directory.path / "finishing"
 
 
 def held(lease: Lease | None) -> bool:

@@ -1,9 +1,11 @@
 """Runs in the background, from other terminals, cancelled, interrupted, on terminals that close."""
 
+import contextlib
 import os
 import pty
 import select
 import signal
+import sqlite3
 import sys
 import time
 
@@ -117,7 +119,7 @@ def test_a_detached_run_copies_its_outputs_and_tests_them(cli):
     cli.analysis({"only": ["echo 1 > a"]}, outputs=["a"])
     cli("run", "analysis", "--detach", "--outputs", "results", "--test")
     cli("wait", "analysis")
-    until((cli.directory / "results/a").exists, "the outputs")
+    assert (cli.directory / "results/a").read_text() == "1\n"
 
 
 def test_a_detached_run_that_cannot_start_says_why(cli):
@@ -181,6 +183,38 @@ def test_a_signal_leaves_the_jobs_alive(cli, gate, number):
     gate.open()
     cli("resume", "analysis")
     assert (cli.home / "runs/analysis.1/ledger").read_text() == "x\n"
+
+
+def test_an_ignored_signal_stays_ignored(cli, gate):
+    cli.analysis({"only": [gate.command]})
+    process = cli.start("run", "analysis", preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    gate.wait()
+    process.send_signal(signal.SIGHUP)
+    gate.open()
+    process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0
+
+
+def test_a_silent_driver_on_another_host_is_taken_over_only_when_that_is_said(cli):
+    cli.analysis({"only": ["true"]})
+    cli("run", "analysis")
+    with contextlib.closing(sqlite3.connect(cli.home / "runs/analysis.1/store.sqlite")) as store:
+        store.execute("UPDATE lease SET host = 'elsewhere', pid = 7, heartbeat = 0")
+        store.commit()
+    assert "--take-over" in cli("resume", "analysis", status=3).stderr
+    cli("resume", "analysis", "--take-over")
+
+
+def test_the_document_of_a_detached_run_and_of_an_interrupted_one(cli, gate):
+    cli.analysis({"only": [gate.command]})
+    assert cli.json("run", "analysis", "--detach")["state"] == "running"
+    gate.wait()
+    os.kill(lease_pid(cli), signal.SIGKILL)
+    document = until(
+        lambda: (found := cli.json("status", "analysis"))["state"] == "interrupted" and found, "the end"
+    )
+    assert document["resume"] == "drawbar resume analysis.1"
+    cli("cancel", "analysis")
 
 
 def test_ctrl_c_cancels(cli, gate):

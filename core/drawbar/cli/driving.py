@@ -26,6 +26,7 @@ from drawbar.cli.common import App, print_json
 from drawbar.cli.failures import say
 from drawbar.cli.looking import copy_outputs
 from drawbar.cli.testing import evaluate_tests, failed, show_tests
+from drawbar.control import finishing
 from drawbar.driver import Driver, DriveResult
 from drawbar.home import RunDirectory
 from drawbar.hookspecs import Event
@@ -85,14 +86,15 @@ def drive(
         driver.cancel()
     terminal = sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
     shown = display(quiet=wishes.quiet, terminal=terminal)
-    try:
-        with _signals(inbox):
-            result = _Drive(driver, shown, inbox, jobs, started).wait()
-    finally:
-        shown.close()
-    status = _finish(app, directory, wishes, result)
-    if result.state is RunState.FINISHED:
-        thin(directory, Keep(settings.keep))
+    with finishing(directory):
+        try:
+            with _signals(inbox):
+                result = _Drive(driver, shown, inbox, jobs, started).wait()
+        finally:
+            shown.close()
+        status = _finish(app, directory, wishes, result)
+        if result.state is RunState.FINISHED:
+            thin(directory, Keep(settings.keep))
     return status
 
 
@@ -170,12 +172,13 @@ class _Drive:
 
 @contextmanager
 def _signals(inbox: SimpleQueue[tuple[str, Any]]) -> Iterator[None]:
-    """Have signals put into the queue."""
+    """Have signals put into the queue, but for those that somebody (`nohup`) had this process ignore."""
 
     def handle(number: int, _: Any) -> None:
         inbox.put(("signal", number))
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, *_LETTING_GO)}
+    heard = [each for each in (signal.SIGINT, *_LETTING_GO) if signal.getsignal(each) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handle) for number in heard}
     try:
         yield
     finally:
