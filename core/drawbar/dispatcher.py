@@ -19,7 +19,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from operator import attrgetter
-from pathlib import PurePosixPath
 from typing import Any
 
 from drawbar.backend import Accepted, Attempt, InDoubt, JobStatus, Refused, Submission
@@ -30,10 +29,12 @@ from drawbar.history import History, Name
 from drawbar.home import RunDirectory
 from drawbar.hookspecs import Event
 from drawbar.identity import directory_name, tag_of
-from drawbar.model import INFRASTRUCTURE, TRANSITIONS, JobResult, JobSpec, JobState, Reason
+from drawbar.model import TRANSITIONS, JobResult, JobSpec, JobState, Reason
 from drawbar.placement import Placer
 from drawbar.places import Place, Post
 from drawbar.queueing import Budget, Cost, Rate
+from drawbar.retries import next_attempt
+from drawbar.rivals import Wanted, rivals
 from drawbar.settings import Limits, Settings
 from drawbar.store import ACCEPTED, DISCARDED, REJECTED, AttemptRow, Store, dumps
 from drawbar.wire import Message
@@ -153,26 +154,11 @@ class Dispatcher:
             answers.append(self.history.answer((identity, try_number), key, alive))
         self._tell(["found", answers, bool(self._left)])
 
-    def clear(self, jobs: Sequence[tuple[str, int, bool, Sequence[str]]]) -> None:
-        """Stop attempts of earlier drives that would work beside one of these jobs; answered when none does.
-
-        A job is told by identity, try number, whether it may change anything, and outputs. Its rivals
-        are attempts of the same job, those with an output in the same place, and, where it or they may
-        change anything, all.
-        """
-        names = {(identity, try_number) for identity, try_number, _, _ in jobs}
-        anything = any(undeclared for _, _, undeclared, _ in jobs)
-        outputs = {PurePosixPath(path) for _, _, _, paths in jobs for path in paths}
-        above = {parent for path in outputs for parent in path.parents}
-        rivals = []
-        for row in map(self._active.__getitem__, self._left):
-            spec = self._spec(row)
-            places = [PurePosixPath(path) for path in spec.outputs]
-            shared = any(path in above or not outputs.isdisjoint((path, *path.parents)) for path in places)
-            if anything or spec.undeclared_outputs or shared or (row.identity, row.try_number) in names:
-                rivals.append(row)
-        self._rivals = {row.tag for row in rivals}
-        self._cancel(rivals)
+    def clear(self, jobs: Sequence[Wanted]) -> None:
+        """Stop attempts of earlier drives that would work beside these jobs; answered when none does."""
+        left = {tag: self._active[tag] for tag in self._left}
+        self._rivals = rivals(jobs, ((tag, self._spec(row)) for tag, row in left.items()))
+        self._cancel([left[tag] for tag in self._rivals])
         self._cleared()
 
     def _cleared(self) -> None:
@@ -186,7 +172,7 @@ class Dispatcher:
         row.state, row.outcome, row.origin = JobState.FINISHED, ACCEPTED, job["run"]
         row.result_json, row.value = dumps(job["result"]), dumps(job["value"])
         row.outputs, row.deleted = dumps(job["outputs"]), dumps(job["deleted"])
-        self._wanted.discard((row.identity, row.try_number))
+        self._wanted.discard(row.job)
         self.counts.cached += 1
         self._store.add_attempts([row])
         self._report(row)
@@ -256,7 +242,7 @@ class Dispatcher:
         for place in self._places.values():
             self._end_waiting(place.queue.take_out(lambda row: row.tag in tags), "the workflow cancelled it")
         for row in rows:
-            if self._repeats.pop((row.identity, row.try_number), None) is not None:
+            if self._repeats.pop(row.job, None) is not None:
                 self._deliver(row)
         self._cancel([row for row in rows if row.tag in self._active])
 
@@ -442,46 +428,29 @@ class Dispatcher:
         if self._rivals is not None:
             self._rivals.discard(row.tag)
             self._cleared()
-        if (row.identity, row.try_number) in self._wanted and row is self.history[
-            row.identity, row.try_number
-        ]:
+        if row.job in self._wanted and row is self.history[row.job]:
             self._hand_back(row)
 
     def _hand_back(self, row: AttemptRow) -> None:
         """The engine waits for this attempt, and it has ended: repeat it, or deliver its result."""
-        name, result = (row.identity, row.try_number), row.result
+        result = row.result
         assert result is not None, "it has ended"
-        again = None if self.cancelling else self._next_spec(name, self._spec(row), result)
+        again = None
+        if not result.ok and not self.cancelling:
+            spec = self._spec(row)
+            policy = spec.retry or self._settings.retry.policy
+            again = next_attempt(spec, policy, self.history.failures(row.job))
         if again is not None:
-            self._repeats[name] = again
-            self._tell(["prepare", *name])
+            self._repeats[row.job] = again
+            self._tell(["prepare", *row.job])
         else:
             self.counts.finished += result.ok
             self.counts.failed += not result.ok
             self._deliver(row)
 
-    def _next_spec(self, name: Name, spec: JobSpec, result: JobResult) -> JobSpec | None:
-        """What to try next after a failure that is worth another try, or None."""
-        retry = spec.retry
-        reasons = self.history.failures(name)
-        if result.reason in INFRASTRUCTURE:
-            done = sum(reason in INFRASTRUCTURE for reason in reasons)
-            return spec if done <= retry.infrastructure else None
-        if result.reason is Reason.TEMPORARY:
-            return spec if reasons.count(Reason.TEMPORARY) <= retry.temporary else None
-        if result.reason is Reason.OUT_OF_MEMORY and reasons.count(result.reason) <= retry.out_of_memory:
-            more = {
-                field: int(value * retry.memory_factor)
-                for field in ("memory_mib", "memory_limit_mib")
-                if (value := getattr(spec.resources, field)) is not None
-            }
-            return replace(spec, resources=replace(spec.resources, **more)) if more else None
-        return None
-
     def _deliver(self, row: AttemptRow) -> None:
-        name = (row.identity, row.try_number)
-        self._wanted.discard(name)
-        self._tell(["executed", *name, json.loads(row.result_json or "null"), row.record])
+        self._wanted.discard(row.job)
+        self._tell(["executed", *row.job, json.loads(row.result_json or "null"), row.record])
 
     def _tell(self, message: Message) -> None:
         self.effects.append(lambda: self._send(message))

@@ -24,7 +24,7 @@ class History:
 
     def add(self, row: AttemptRow) -> None:
         """A new attempt, or one from the store."""
-        self._rows.setdefault((row.identity, row.try_number), []).append(row)
+        self._rows.setdefault(row.job, []).append(row)
 
     def last(self, name: Name) -> AttemptRow | None:
         """The latest attempt of a job."""

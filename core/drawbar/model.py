@@ -212,7 +212,8 @@ class JobSpec:
     workspace: WorkspaceNeed = WorkspaceNeed.SHARED
     success_codes: tuple[int, ...] = (0,)
     temporary_codes: tuple[int, ...] = ()
-    retry: RetryPolicy = RetryPolicy()
+    retry: RetryPolicy | None = None
+    """None: as the settings say."""
     hints: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     backend: str | None = None
     reusable: bool = True

@@ -90,6 +90,11 @@ class AttemptRow:
     """The run whose job answered for this one, when it came from the cache."""
 
     @property
+    def job(self) -> tuple[str, int]:
+        """The job that it is an attempt of: identity and try number."""
+        return (self.identity, self.try_number)
+
+    @property
     def spec(self) -> JobSpec:
         """What was asked for."""
         return decode(JobSpec, json.loads(self.spec_json))

@@ -121,7 +121,7 @@ jobs = st.builds(
     ),
     inputs=st.lists(st.builds(Input, path=paths, name=texts), max_size=2).map(tuple),
     resources=resources,
-    retry=st.builds(RetryPolicy, infrastructure=st.integers(0, 9)),
+    retry=st.none() | st.builds(RetryPolicy, infrastructure=st.integers(0, 9)),
     hints=st.dictionaries(texts, st.dictionaries(texts, values, max_size=2), max_size=2),
 )
 
