@@ -20,7 +20,7 @@ from drawbar.model import JobResult, JobSpec
 
 from drawbar_yadage import library, report
 from drawbar_yadage.jobs import JobMaker, needs_a_person, runs_a_command
-from drawbar_yadage.overview import SIMPLE_PATH
+from drawbar_yadage.overview import SIMPLE_PATH, needed
 from drawbar_yadage.places import decode, encode
 from drawbar_yadage.publishing import PublishError, expected, publish
 from drawbar_yadage.states import Provider
@@ -62,7 +62,7 @@ class Driver:
         self._ready: deque[Any] = deque()
         self._in_flight: dict[str, Any] = {}
         self._failure: StepFailed | None = None
-        self._log_start(parameters, provider)
+        self._begin(parameters, provider)
 
     def run(self) -> None:
         """Run every node. Raises `StepFailed` when one failed, after those in flight have ended."""
@@ -89,13 +89,17 @@ class Driver:
 
     # extending the graph
 
-    def _log_start(self, parameters: Mapping[str, Any], provider: Provider) -> None:
-        self.jobs.log(
-            "yadage.creators",
-            "INFO",
-            f"initializing workflow with initdata: {dict(parameters)} discover: True relative: True",
-        )
-        self.workflow.view().init(dict(parameters), provider, discover=True, relative=True)
+    def _begin(self, parameters: Mapping[str, Any], provider: Provider) -> None:
+        """Publish the initial data, if there is any or somebody asks for it."""
+        stages = (rule.rule for rule in self.workflow.rules)
+        asked = {name for stage in stages for name in needed(stage.depspec, stage.stagespec)}
+        if parameters or "init" in asked:
+            self.jobs.log(
+                "yadage.creators",
+                "INFO",
+                f"initializing workflow with initdata: {dict(parameters)} discover: True relative: True",
+            )
+            self.workflow.view().init(dict(parameters), provider, discover=True, relative=True)
 
     def _find_rules(self) -> None:
         """Note the rules that are new."""

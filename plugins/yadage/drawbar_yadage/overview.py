@@ -45,7 +45,11 @@ def _scope(
         leaves[stage["name"]] = tuple(info.name for info in infos)
         made.append((stage, infos))
     for stage, infos in made:
-        needs = [name for other in needed(stage) for name in leaves.get(other, ())]
+        needs = [
+            name
+            for other in needed(stage["dependencies"], stage["scheduler"])
+            for name in leaves.get(other, ())
+        ]
         own = {info.name for info in infos}
         for info in infos:
             names = dict.fromkeys((*info.depends_on, *(name for name in needs if name not in own)))
@@ -80,11 +84,11 @@ def _stage(
             )
 
 
-def needed(stage: Mapping[str, Any]) -> Iterator[str]:
-    """The names of the stages that a stage's conditions and parameters mention."""
-    expressions = (stage.get("dependencies") or {}).get("expressions", ())
+def needed(condition: Any, scheduler: Mapping[str, Any]) -> Iterator[str]:
+    """The names of the stages that a stage's condition and parameters mention."""
+    expressions = (condition or {}).get("expressions", ())
     yield from (first_name(each) for each in expressions if isinstance(each, str))
-    for _, value, _ in parameter_items(stage["scheduler"].get("parameters")):
+    for _, value, _ in parameter_items(scheduler.get("parameters")):
         if isinstance(value, Mapping):
             selectors = (value.get(key) for key in ("step", "steps", "stages"))
             yield from (first_name(each) for each in selectors if isinstance(each, str))
