@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +38,7 @@ class Cache:
 
     def __init__(self, home: Home) -> None:
         self._home = home
+        self._fresh: list[tuple[str, str, str, float]] = []
         path = home.path / "cache.sqlite"
         try:
             self._db = sqlite3.connect(path, isolation_level=None, timeout=10)
@@ -62,15 +62,19 @@ class Cache:
                 return Remembered(row, Path(directory.spec().workspace), directory)
         return None
 
-    def put(self, rows: Iterable[AttemptRow]) -> None:
-        """Remember accepted jobs. A cache that cannot be written remembers nothing, and fails nothing."""
+    def put(self, row: AttemptRow) -> None:
+        """Remember an accepted job, once it is durable: with the next `flush`."""
+        self._fresh.append((row.key, row.run, row.tag, time.time()))
+
+    def flush(self) -> None:
+        """Write what is to be remembered. A cache that cannot be written fails nothing."""
+        if not self._fresh:
+            return
         with suppress(sqlite3.Error):
             self._db.execute("BEGIN IMMEDIATE")
-            self._db.executemany(
-                "INSERT OR REPLACE INTO result VALUES (?, ?, ?, ?)",
-                [(row.key, row.run, row.tag, time.time()) for row in rows],
-            )
+            self._db.executemany("INSERT OR REPLACE INTO result VALUES (?, ?, ?, ?)", self._fresh)
             self._db.execute("COMMIT")
+        self._fresh.clear()
 
     def close(self) -> None:
         """Close the file."""

@@ -101,8 +101,6 @@ class Dispatcher:
         """What to say of those that were stopped because they waited too long."""
         self._cancel_again = 0.0
         self._cache = cache
-        self._fresh: list[AttemptRow] = []
-        """Accepted jobs that the cache has not been told of."""
 
     # starting
 
@@ -219,7 +217,7 @@ class Dispatcher:
         row.value, row.outputs, row.deleted = dumps(value), dumps(outputs), dumps(deleted)
         self._store.set_outcomes([row])
         if self._cache is not None and self._spec(row).reusable:
-            self._fresh.append(row)
+            self._cache.put(row)
         return row
 
     def reject(self, name: Name, reason: str, message: str) -> None:
@@ -279,9 +277,8 @@ class Dispatcher:
                     self._specs.pop(row.tag, None)
             self.effects.append(partial(place.look, self._lost))
             place.overdue()
-        if self._cache is not None and self._fresh:
-            self.effects.append(partial(self._cache.put, self._fresh))
-            self._fresh = []
+        if self._cache is not None:
+            self.effects.append(self._cache.flush)
         if self._stopping and now >= self._cancel_again:
             self._cancel(list(self._stopping.values()))
 
@@ -456,10 +453,9 @@ class Dispatcher:
         self.effects.append(lambda: self._send(message))
 
     def _spec(self, row: AttemptRow) -> JobSpec:
-        spec = self._specs.get(row.tag)
-        if spec is None:
-            spec = self._specs[row.tag] = row.spec
-        return spec
+        if row.tag not in self._specs:
+            self._specs[row.tag] = row.spec
+        return self._specs[row.tag]
 
     def _attempt(self, row: AttemptRow) -> Attempt:
         return Attempt(

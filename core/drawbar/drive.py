@@ -12,7 +12,7 @@ import os
 import selectors
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,7 +43,7 @@ from drawbar.options import did_you_mean
 from drawbar.placement import Placer, check_places
 from drawbar.settings import Containers
 from drawbar.sources import synchronise
-from drawbar.store import AttemptRow, Store
+from drawbar.store import Store
 from drawbar.wire import Message
 
 _LOOK_S = 1.0
@@ -362,7 +362,8 @@ class Drive:
         if ignored:
             self._note(f"runs without containers; images are ignored: {', '.join(ignored)}")
         if self.driver.from_step is not None:
-            self.dispatcher.discard(_from(self.driver.from_step, info, self.dispatcher.history))
+            steps = info.from_step(self.driver.from_step)
+            self.dispatcher.discard(row for row in self.dispatcher.history if row.step in steps)
         self.store.set_run(self.spec.id, facts=self.facts)
         self._send(["execute", self.order])
 
@@ -405,10 +406,8 @@ class Drive:
         if self.driver.from_step is not None:
             steps = {row.step for row in self.store.attempts(self.spec.id)}
             if self.driver.from_step not in steps:
-                hint = did_you_mean(self.driver.from_step, steps)
-                raise UsageError(
-                    f"the run has no step {self.driver.from_step!r}" + (f" ({hint})" if hint else "")
-                )
+                hint = did_you_mean(self.driver.from_step, steps) or "it has run none"
+                raise UsageError(f"the run has no step {self.driver.from_step!r} ({hint})")
 
     def _end(self, analysis: Analysis) -> DriveResult:
         """Decide what the run came to, and write it down."""
@@ -465,11 +464,9 @@ class Drive:
     def _show_state(self) -> None:
         """Show the state to others, once it is durable and all that belongs to it is there."""
         self._write_state()
-        event = Event(run=self.spec.id, time=time.time(), state=self.state, message=self._message)
-        self._observe(event)
+        self._observe(Event(run=self.spec.id, time=time.time(), state=self.state, message=self._message))
 
     def _write_state(self) -> None:
-        counts = self.dispatcher.counts
         with contextlib.suppress(InfrastructureError):  # the store is the truth
             self.directory.write_state(
                 {
@@ -478,7 +475,7 @@ class Drive:
                     "engine": self.spec.engine,
                     "backends": sorted(self.placer.backends),
                     **self._times,
-                    "jobs": encode(counts),
+                    "jobs": encode(self.dispatcher.counts),
                     "trouble": self.driver.trouble,
                 }
             )
@@ -502,14 +499,3 @@ class Drive:
     def _note(self, text: str) -> None:
         if self.driver.notice is not None:
             self.driver.notice(text)
-
-
-def _from(step: str, info: WorkflowInfo, rows: Iterable[AttemptRow]) -> list[AttemptRow]:
-    """The attempts of a step and of every step that depends on it."""
-    repeated = {step}
-    while True:
-        more = {each.name for each in info.steps if repeated.intersection(each.depends_on)} - repeated
-        if not more:
-            break
-        repeated |= more
-    return [row for row in rows if row.step in repeated]

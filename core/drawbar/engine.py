@@ -86,6 +86,13 @@ class WorkflowInfo:
     """The workflow's own files, relative to the analysis."""
     warnings: tuple[str, ...] = ()
 
+    def from_step(self, name: str) -> set[str]:
+        """The names of a step and of all that depend on it."""
+        found = {name}
+        while more := {each.name for each in self.steps if found.intersection(each.depends_on)} - found:
+            found |= more
+        return found
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
