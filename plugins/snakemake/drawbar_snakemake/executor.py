@@ -135,7 +135,8 @@ class Executor(RealExecutor):  # type: ignore[misc]
             scheduler = self.workflow.scheduler
             self._pump = scheduler._open_jobs = Pump(scheduler._open_jobs, self)
         asked = []
-        for job in jobs:
+        # A full shadow directory follows every link, so it is made before there are others to walk into.
+        for job in sorted(jobs, key=lambda job: job.is_group() or job.rule.shadow_depth != "full"):
             try:
                 self.run_job_pre(job)
                 asked.append(_Asked(job, self._spec(job)))
