@@ -3,8 +3,9 @@
     python tests/upstream/cwl_suite.py FOLDER [--runner drawbar|cwltool] [-j 2] [argument of cwltest]...
 
 FOLDER is a checkout of common-workflow-language/cwl-v1.2, cwl-v1.1 or common-workflow-language (v1.0);
-`cwltest` must be installed. Every test runs in processes of its own, forked from ones that have loaded cwltool
-already (for drawbar: the driver from a server, its engine from a warm parent); that changes nothing but the time.
+`cwltest` must be installed. Every test runs in processes of its own, forked from ones that have loaded
+cwltool already (for drawbar: the driver from a server, its engine from a warm parent); that changes
+nothing but the time.
 """
 
 from __future__ import annotations
@@ -130,11 +131,15 @@ def serve(runner: str, address: str, directory: str) -> None:
 
 def _drawbar(directory: str):
     from drawbar.enginehost import WarmParent
+    from drawbar.plugins import load_plugins
     from drawbar.settings import load_settings
     from drawbar_cwl import runner
 
     settings = load_settings(start=Path(directory), environ={"DRAWBAR_HOME": directory})
     warm = WarmParent("cwl", settings)
+    plugins = load_plugins()
+    assert plugins.engine("cwl").Options
+    assert plugins.backend("local").Options
 
     def run(arguments, engine):
         sys.argv = ["drawbar-cwl-runner", *arguments]

@@ -22,7 +22,7 @@ from cwltool.stdfsaccess import StdFsAccess
 from cwltool.update import ORIGINAL_CWLVERSION
 from cwltool.utils import visit_class
 from drawbar.engine import JobClient, Lookup, Source, StepFailed, Ticket
-from drawbar.errors import Problem, Unsupported
+from drawbar.errors import DrawbarError, Problem, Unsupported
 from drawbar.model import JobResult, JobSpec, Outputs, Reason
 from schema_salad.exceptions import ValidationException
 
@@ -43,6 +43,8 @@ _REQUIREMENTS = "https://w3id.org/cwl/cwl#requirements"
 _COMPLETED = re.compile(r"\[step (\S+)\] completed")
 _SHOWN_BYTES = 4096
 _SHOWN_LINES = 10
+
+_END = object()
 
 _logger = getLogger("cwltool")
 
@@ -137,7 +139,7 @@ class Execution:
         return self._ends[0][0]
 
     def _loop(self, generator: Any, context: Context) -> None:
-        for job in generator:
+        while (job := _next(generator)) is not _END:
             if job is not None:
                 job.run(context)
                 full = (
@@ -297,6 +299,16 @@ class _Log(Handler):
         completed = _COMPLETED.match(message)
         thread = completed[1] if completed else "MainThread"
         self._jobs.log("cwltool", record.levelname, message, thread)
+
+
+def _next(generator: Any) -> Any:
+    """The next job that cwltool has; None when something has to end first, `_END` when there is none."""
+    try:
+        return next(generator, _END)
+    except (WorkflowException, ValidationException, DrawbarError, _Stop):
+        raise
+    except Exception as error:
+        raise WorkflowException(f"cwltool failed: {type(error).__name__}: {error}") from error
 
 
 def _injected(process: Any, order: dict[str, Any]) -> Any:

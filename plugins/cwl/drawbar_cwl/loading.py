@@ -21,7 +21,7 @@ from cwltool.main import init_job_order, setup_schema
 from cwltool.process import Process, fill_in_defaults, shortname
 from cwltool.utils import visit_class
 from drawbar.engine import Source
-from drawbar.errors import Problem, SpecError, Unsupported
+from drawbar.errors import DrawbarError, Problem, SpecError, Unsupported
 from drawbar.options import did_you_mean
 from schema_salad.exceptions import ValidationException
 from schema_salad.ref_resolver import Loader, file_uri, uri_file_path
@@ -65,6 +65,11 @@ def load(source: Source, options: CwlOptions) -> Loaded:
         raise Unsupported(problems_in(str(error), source)) from error
     except (ValidationException, WorkflowException, GraphTargetMissingException) as error:
         raise SpecError(problems_in(str(error), source)) from error
+    except DrawbarError:
+        raise
+    except Exception as error:
+        message = f"cwltool cannot read it: {type(error).__name__}: {error}"
+        raise SpecError(Problem(message=message, file=_shown(source, None))) from error
     finally:
         _logger.removeHandler(warnings)
 
@@ -76,7 +81,7 @@ def _load(source: Source, options: CwlOptions, access: Access, warnings: _Warnin
             "construct_tool_object": make_process,
             "fetcher_constructor": access.fetcher(),
             "disable_js_validation": True,
-            "relax_path_checks": options.relax_path_checks,
+            "relax_path_checks": True,  # names reach no shell unquoted
             "enable_dev": options.development,
             "eval_timeout": options.eval_timeout_s,
         }
@@ -159,7 +164,7 @@ def _with(problem: Problem, message: str) -> Problem:
 def _shown(source: Source, file: str | None) -> str:
     if file is None:
         return str(source.file or source.document)
-    path = Path(urllib.parse.unquote(file.removeprefix("file://")))
+    path = Path(os.path.abspath(urllib.parse.unquote(file.removeprefix("file://"))))  # noqa: PTH100
     root = Path(os.path.abspath(source.root))  # noqa: PTH100
     return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
 

@@ -22,7 +22,6 @@ class CwlOptions(Options):
     no_container: bool = option(
         False, help="ignore images that are hints, and refuse tools that require one, whatever the backend"
     )
-    relax_path_checks: bool = option(False, help="allow any character in the names of files")
     extensions: bool = option(False, help="allow cwltool's own extensions of the language")
     development: bool = option(False, help="allow versions of the language that are not final")
     checksums: bool = option(True, help="give the SHA-1 of output files in the output object")

@@ -37,7 +37,7 @@ from drawbar.settings import Settings, load_settings
 EngineStarter = Callable[[str, Settings], EngineProcess]
 
 UNSUPPORTED = 33
-_IGNORED = ("--parallel", "--debug", "--timestamps", "--js-console", "--disable-color")
+_IGNORED = ("--parallel", "--relax-path-checks", "--debug", "--timestamps", "--js-console", "--disable-color")
 
 
 def main(arguments: Sequence[str] | None = None, *, start_engine: EngineStarter = EngineProcess.start) -> int:
@@ -78,7 +78,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--target", help="the step to end with")
     parser.add_argument("--on-error", choices=("stop", "continue"), default="stop")
     parser.add_argument("--overrides", help="a file with cwltool:overrides")
-    parser.add_argument("--relax-path-checks", action="store_true", help="any character in names of files")
     parser.add_argument("--enable-ext", action="store_true", help="cwltool's extensions of the language")
     parser.add_argument(
         "--enable-dev", action="store_true", help="versions of the language that are not final"
@@ -179,7 +178,6 @@ def _document(
         "target": asked.target,
         "on_error": asked.on_error,
         "overrides": None if asked.overrides is None else _absolute(asked.overrides),
-        "relax_path_checks": asked.relax_path_checks,
         "extensions": asked.enable_ext,
         "development": asked.enable_dev,
         "checksums": not asked.no_compute_checksum,

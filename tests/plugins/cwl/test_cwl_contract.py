@@ -99,10 +99,22 @@ class: Workflow
 inputs: []
 outputs: []
 steps:
-  a: {run: {class: CommandLineTool, baseCommand: touch, arguments: [x], inputs: [], outputs: {x: {type: File, outputBinding: {glob: x}}}}, in: [], out: [x]}
-  b: {run: {class: CommandLineTool, baseCommand: COMMAND, inputs: {x: File}, outputs: {x: {type: File, outputBinding: {glob: nothing}}}}, in: {x: a/x}, out: [x]}
-  c: {run: {class: CommandLineTool, baseCommand: cat, inputs: {x: stdin}, outputs: []}, in: {x: b/x}, out: []}
+  a: {run: a.cwl, in: [], out: [x]}
+  b: {run: b.cwl, in: {x: a/x}, out: [x]}
+  c: {run: c.cwl, in: {x: b/x}, out: []}
 """
+TOOL = "{cwlVersion: v1.2, class: CommandLineTool, baseCommand: %s, inputs: %s, outputs: %s}\n"
+FILE = "{x: {type: File, outputBinding: {glob: %s}}}"
+
+
+def chain(command):
+    """Three steps, of which the second one runs this command and should make a file."""
+    return {
+        "flow.cwl": CHAIN,
+        "a.cwl": TOOL % ("[touch, x]", "[]", FILE % "x"),
+        "b.cwl": TOOL % (f"'{command}'", "{x: File}", FILE % "nothing"),
+        "c.cwl": TOOL % ("cat", "{x: stdin}", "[]"),
+    }
 
 
 class TestCwl(EngineContract):
@@ -139,11 +151,11 @@ class TestCwl(EngineContract):
 
     @pytest.fixture
     def failing(self):
-        return Sample(files={"flow.cwl": CHAIN.replace("COMMAND", '"false"')}, file="flow.cwl", step="b")
+        return Sample(files=chain("false"), file="flow.cwl", step="b")
 
     @pytest.fixture
     def incomplete(self):
-        return Sample(files={"flow.cwl": CHAIN.replace("COMMAND", '"true"')}, file="flow.cwl", step="b")
+        return Sample(files=chain("true"), file="flow.cwl", step="b")
 
     @pytest.fixture
     def broken(self):
