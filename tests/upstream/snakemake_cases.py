@@ -58,7 +58,7 @@ _FLAGS = {"forceall": "--forceall", "all_temp": "--all-temp", "printshellcmds": 
 _NUMBERS = {"cores": "--cores", "retries": "--retries", "max_threads": "--max-threads"}
 _WITHOUT_MEANING = frozenset(
     {"shouldfail", "snakefile", "check_md5", "check_results", "cleanup", "set_pythonpath", "force_incomplete"}
-    | {"nodes", "debug_dag"}
+    | {"nodes", "debug_dag", "cluster"}
 )
 _NO_RUN = re.compile(
     r"(^|\s)(-n|--dry-?run|--report\S*|--lint|--\S*dag|--rulegraph|--summary|--list\S*|--unlock|--profile\S*"
@@ -79,6 +79,8 @@ class Case:
     should_fail: bool = False
     check_results: bool = True
     check_content: bool = True
+    cluster: bool = False
+    """Meant for a cluster: plain snakemake has no place to run it."""
 
 
 @dataclass(slots=True)
@@ -167,6 +169,7 @@ def _case(name: str, call: ast.Call) -> Case | None:
         should_fail=fails,
         check_results=given.get("check_results", not fails),
         check_content=given.get("check_md5", True),
+        cluster="cluster" in given,
     )
 
 
@@ -294,6 +297,7 @@ def main() -> int:
             pool.submit(judge, known[name], tree, program): (name, label)
             for name in names
             for label, program in programs.items()
+            if not (known[name].cluster and label == "plain")
         }
         for future in concurrent.futures.as_completed(futures):
             name, label = futures[future]

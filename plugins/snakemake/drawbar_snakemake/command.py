@@ -53,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("-s", "--snakefile", help="the workflow; default: where Snakemake looks for it")
     parser.add_argument("-d", "--directory", default=".", help="the directory to work in")
+    parser.add_argument("-c", "--cores", default="all", help="the most CPUs in use at once; default: all")
     parser.add_argument("--backend", help="where the jobs run; default: as drawbar.toml says")
     parser.add_argument("--container", action="store_true", help="use the images that rules name")
     parser.add_argument("--home", help="keep the run in this DRAWBAR_HOME, where it can be resumed")
@@ -65,12 +66,14 @@ def _run(asked: argparse.Namespace, rest: Sequence[str], home: Path) -> int:
     directory = Path(asked.directory).absolute()
     directory.mkdir(parents=True, exist_ok=True)
     plugins = load_plugins()
-    settings = load_settings(start=directory, environ={**os.environ, "DRAWBAR_HOME": str(home)})
+    cores = _cores(asked.cores)
+    environment = {**os.environ, "DRAWBAR_HOME": str(home)}
+    settings = load_settings(start=directory, environ=environment, overrides={"limits.cpus": cores})
     if snakefile.is_relative_to(directory):
         root, given = directory, list(rest)
     else:
         root, given = snakefile.parent, [*rest, "--directory", str(directory)]
-    options = {"arguments": shlex.join(given)}
+    options = {"arguments": shlex.join(given), "cores": cores}
     analysis = load_analysis(
         snakefile, engines=plugins.engines, engine="snakemake", options=options, root=root
     )
@@ -96,6 +99,14 @@ def _snakefile(named: str | None) -> Path:
         if Path(name).is_file():
             return Path(name).absolute()
     raise UsageError(f"there is no Snakefile here; looked for {', '.join(_DEFAULTS)} (name one with -s)")
+
+
+def _cores(text: str) -> int:
+    if text == "all":
+        return os.cpu_count() or 1
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"--cores is a number of at least 1, or all, and not {text!r}")
+    return int(text)
 
 
 def _say(text: str) -> None:

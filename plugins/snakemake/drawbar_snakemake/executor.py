@@ -136,7 +136,8 @@ class Executor(RealExecutor):  # type: ignore[misc]
             self._pump = scheduler._open_jobs = Pump(scheduler._open_jobs, self)
         asked = []
         # A full shadow directory follows every link, so it is made before there are others to walk into.
-        for job in sorted(jobs, key=lambda job: job.is_group() or job.rule.shadow_depth != "full"):
+        # Then jobs are asked for by their priority, since what waits for a place waits in that order.
+        for job in sorted(jobs, key=_order):
             try:
                 self.run_job_pre(job)
                 asked.append(_Asked(job, self._spec(job)))
@@ -331,6 +332,10 @@ class Executor(RealExecutor):  # type: ignore[misc]
     def _say(self, message: str) -> None:
         first, *more = message.splitlines()
         self.client.log("drawbar.snakemake", "INFO", f"{first} …" if more else first)
+
+
+def _order(job: Any) -> tuple[bool, float]:
+    return job.is_group() or job.rule.shadow_depth != "full", -job.priority
 
 
 def failure_message(job: Any, result: JobResult) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from drawbar.engine import Source, StepInfo, WorkflowInfo
+from drawbar.model import Resources
 from snakemake.parser import parse
 from snakemake.sourcecache import infer_source_file
 
@@ -58,7 +59,10 @@ def check_syntax(source: Source, options: SnakemakeOptions, workdir: Path) -> Wo
 
 def _step(rule: Any, jobs: list[Any], dag: Any, options: SnakemakeOptions) -> StepInfo:
     first = jobs[0]
-    resources, hints = needs_of(first.resources, first.threads)
+    try:
+        resources, hints = needs_of(first.resources, first.threads)
+    except Exception:  # a function that needs the rule's input, which is not there yet
+        resources, hints = Resources(), {}
     image = first.container_img_url
     return StepInfo(
         name=rule.name,
