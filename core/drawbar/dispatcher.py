@@ -24,7 +24,7 @@ from typing import Any
 from drawbar.backend import Accepted, Attempt, InDoubt, JobStatus, Refused, Submission
 from drawbar.cache import Cache
 from drawbar.codec import CodecError, decode
-from drawbar.errors import EngineDied
+from drawbar.errors import EngineDied, InfrastructureError
 from drawbar.history import History, Name
 from drawbar.home import RunDirectory
 from drawbar.hookspecs import Event
@@ -471,7 +471,12 @@ class Dispatcher:
         place = self._places.get(name)
         if place is None:
             backend = self._placer.get(name)
-            capacity = backend.capacity()
+            try:
+                capacity = backend.capacity()
+            except Exception as error:
+                raise InfrastructureError(
+                    f"the backend {name!r} does not know what it has: {error}"
+                ) from error
             configured = self._settings.backends.get(name)
             limits = configured.limits if configured else Limits()
             budgets = [

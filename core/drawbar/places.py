@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from drawbar.backend import Attempt, Backend, InDoubt, JobStatus, Submission
@@ -62,6 +63,9 @@ class Place:
 
     def status(self, statuses: Sequence[JobStatus]) -> None:
         """Attempts changed state."""
+        for status in statuses:
+            if not isinstance(status, JobStatus):
+                raise TypeError(f"a backend tells what it knows as JobStatus, not as {status!r}")
         self._post(lambda: self._heard(statuses))
 
     def trouble(self, message: str) -> None:
@@ -74,12 +78,16 @@ class Place:
         """Hand attempts over; `done` gets one answer for each. What failed as a whole is in doubt."""
 
         def answered(answers: Any, error: Exception | None) -> None:
-            if answers is None or len(answers) != len(attempts):
-                self.problem = str(error or "it answered for another number of jobs than it was given")
-                answers = [InDoubt(message=self.problem)] * len(attempts)
-            else:
+            if (
+                isinstance(answers, Sequence)
+                and len(answers) == len(attempts)
+                and all(isinstance(each, Submission) for each in answers)
+            ):
                 self.problem = ""
-            done(answers)
+                done(answers)
+            else:
+                self.problem = str(error or f"its submit answered {answers!r} for {len(attempts)} jobs")
+                done([InDoubt(message=self.problem)] * len(attempts))
 
         self._call(self._submits, lambda: self._backend.submit(attempts), answered)
 
@@ -100,22 +108,27 @@ class Place:
             return
         self._looking = True
         attempts = [attempt for attempt, _ in self._doubts.values()]
+        asked = time.monotonic()
 
-        def answered(found: Mapping[str, JobStatus] | None, error: Exception | None) -> None:
+        def answered(found: Any, error: Exception | None) -> None:
             self._looking = False
             self._look_at = time.monotonic() + self._look_s
             self._look_s = min(2 * self._look_s, _LONGEST_LOOK_S)
-            self.problem = str(error) if error is not None else ""
-            if found is None:
+            if not isinstance(found, Mapping):
+                self.problem = str(error or f"its find answered {found!r}")
                 return
+            self.problem = ""
             for attempt in attempts:
                 _, until = self._doubts.get(attempt.tag, (None, None))
                 if until is None:
                     continue
-                if attempt.tag in found:
+                status = found.get(attempt.tag)
+                if isinstance(status, JobStatus) and status.tag == attempt.tag:
                     self.known(attempt.tag)
-                    self._heard([found[attempt.tag]])
-                elif time.monotonic() >= until:
+                    self._heard([status])
+                elif status is not None:
+                    self.problem = f"its find answered {status!r} for {attempt.tag}"
+                elif asked >= until:
                     self.known(attempt.tag)
                     lost(attempt.tag)
 
@@ -150,7 +163,8 @@ class Place:
         """Let go of the backend; jobs stay alive."""
         self._submits.close()
         self._others.close()
-        self._backend.close()
+        with suppress(Exception):  # whatever it says, jobs stay alive and nothing more is asked of it
+            self._backend.close()
 
     def _call(
         self, lane: Lane, work: Callable[[], Any], answered: Callable[[Any, Exception | None], None]
