@@ -1,0 +1,108 @@
+"""The second part of `drawbar backends check` for batch systems: a job that goes all the way."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from drawbar.backend import Accepted, Attempt, InDoubt, JobStatus
+from drawbar.errors import DrawbarError, Problem, Severity
+from drawbar.model import JobResult, JobSpec
+from drawbar.settings import load_settings
+
+if TYPE_CHECKING:
+    from drawbar.batch import BatchBackend
+
+
+class _Listener:
+    def __init__(self) -> None:
+        self.result: JobResult | None = None
+        self.state = ""
+        self.trouble_text = ""
+        self.ended = threading.Event()
+
+    def status(self, statuses: Sequence[JobStatus]) -> None:
+        for status in statuses:
+            self.state = " ".join(filter(None, (status.native_state, status.message)))
+            if status.result is not None:
+                self.result = status.result
+                self.ended.set()
+
+    def trouble(self, message: str) -> None:
+        self.trouble_text = message or self.trouble_text
+
+
+def round_trip(backend: BatchBackend) -> list[Problem]:
+    """Run a job that copies a file in a directory that this machine and the nodes are to share.
+
+    Leaves nothing behind, but a directory of its own when the job could not be stopped.
+    """
+    where = backend.options.check_directory
+    try:
+        place = Path(where) if where else load_settings(start=Path.cwd(), environ=os.environ).home
+        while not where and not place.exists():
+            place = place.parent
+        directory = Path(tempfile.mkdtemp(prefix=".drawbar-check-", dir=place))
+    except (OSError, DrawbarError) as error:
+        return [Problem(message=f"{backend.name}: no file can be written for a check: {error}")]
+    probe = type(backend)(backend.options)
+    listener = _Listener()
+    try:
+        probe.start(listener)
+        try:
+            problems = _run(probe, listener, directory)
+        finally:
+            probe.close()
+    except DrawbarError as error:
+        problems = [Problem(message=f"{backend.name}: {error}")]
+    shutil.rmtree(directory, ignore_errors=True)
+    return problems
+
+
+def _run(probe: BatchBackend, listener: _Listener, directory: Path) -> list[Problem]:
+    name, word = probe.name, secrets.token_hex(8)
+    (directory / "asked").write_text(word)
+    spec = JobSpec(
+        identity="check",
+        name="check",
+        step="check",
+        argv=("cp", str(directory / "asked"), str(directory / "answered")),
+        directory=str(directory),
+        canonical=None,
+    )
+    tag = f"db-{secrets.token_hex(16)}"
+    attempt = Attempt(
+        tag=tag, run="check", number=1, record=f"{directory}/job", workspace=str(directory), spec=spec
+    )
+    (answer,) = probe.submit([attempt])
+    if not isinstance(answer, Accepted | InDoubt):
+        return [Problem(message=f"{name}: a job was refused: {answer.message}")]
+    if not listener.ended.wait(probe.options.check_s):
+        probe.cancel([attempt])
+        listener.ended.wait(probe.options.check_s)
+        where = listener.state or listener.trouble_text or "nothing was heard of it"
+        return [
+            Problem(
+                message=f"{name}: a job did not end in {probe.options.check_s:g} s: {where}",
+                hint="wait for longer with check_s, or look at the queue",
+                severity=Severity.WARNING if listener.state else Severity.ERROR,
+            )
+        ]
+    result = listener.result
+    assert result is not None
+    if not result.ok:
+        return [
+            Problem(
+                message=f"{name}: a job failed: {result.reason}: {result.message}",
+                hint=f"runs must be kept where the nodes see them; do they see {directory.parent}?",
+            )
+        ]
+    if (directory / "answered").read_text() != word:
+        return [Problem(message=f"{name}: what a job wrote in {directory.parent} is not what is read here")]
+    return []
