@@ -34,7 +34,7 @@ def inspect(source: Source, options: SnakemakeOptions, workdir: Path) -> Workflo
         jobs: dict[str, list[Any]] = defaultdict(list)
         for job in dag.jobs:
             jobs[job.rule.name].append(job)
-        rules = [rule for rule in session.workflow.rules if rule.name in jobs]
+        rules = [rule for rule in session.workflow.rules if rule.name in jobs and not rule.norun]
         steps = tuple(_step(rule, jobs[rule.name], dag, options) for rule in rules)
         made = {str(path) for job in dag.jobs for path in job.output}
         return WorkflowInfo(
@@ -71,7 +71,10 @@ def _step(rule: Any, jobs: list[Any], dag: Any, options: SnakemakeOptions) -> St
         commands=(rule.shellcmd.strip(),) if rule.shellcmd else (),
         depends_on=tuple(
             dict.fromkeys(
-                each.rule.name for job in jobs for each in dag.dependencies[job] if each.rule is not rule
+                each.rule.name
+                for job in jobs
+                for each in dag.dependencies[job]
+                if each.rule is not rule and not each.rule.norun
             )
         ),
         inputs=_some(str(path) for job in jobs for path in job.input),
