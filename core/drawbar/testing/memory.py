@@ -431,12 +431,19 @@ class MemoryJobs:
         return normal
 
 
-def content_digest(path: Path) -> str:
-    """The SHA-256 of a file's content, or of a directory's sorted entries; of what is missing, "missing"."""
+def content_digest(path: Path, root: Path | None = None) -> str:
+    """The SHA-256 of a file's content, or of a directory's sorted entries; of what is missing, "missing".
+
+    A link in the directory `root` that leads out of it counts by what is there, as in a run.
+    """
     if path.is_symlink():
-        return digest(["link", str(path.readlink())])
+        target = path.resolve()
+        if root is None or not target.exists() or target.is_relative_to(root.resolve()):
+            return digest(["link", str(path.readlink())])
+        return content_digest(target)
     if path.is_dir():
-        return digest(["directory", [[each.name, content_digest(each)] for each in sorted(path.iterdir())]])
+        entries = sorted(path.iterdir())
+        return digest(["directory", [[each.name, content_digest(each, root or path)] for each in entries]])
     if not path.exists():
         return "missing"
     return hashlib.sha256(path.read_bytes()).hexdigest()

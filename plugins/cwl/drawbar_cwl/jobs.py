@@ -50,6 +50,22 @@ class Job(JobBase):
         """Where on the host things are that a container has outside of its directories."""
 
     @property
+    def inplace_update(self) -> bool:
+        """Whether files are changed where they are: only those that jobs of this run made.
+
+        A replay can make such a file again. What the user gave is copied, which the standard allows.
+        """
+        if not self._asks_inplace:
+            return False
+        made = f"{file_uri(str(self.directory.parent))}/"
+        writable = [each for each in self.generatefiles["listing"] if each.get("writable")]
+        return all(str(each.get("location", "")).startswith((made, "_:")) for each in writable)
+
+    @inplace_update.setter
+    def inplace_update(self, value: bool) -> None:
+        self._asks_inplace = value
+
+    @property
     def directory(self) -> Path:
         """The job's private directory."""
         return Path(self.outdir).parent

@@ -571,3 +571,47 @@ class TestDocuments:
         depends = {step.name: set(step.depends_on) for step in steps}
         assert depends["sub/b"] == {"first", "sub/a"}
         assert depends["sub/a"] == {"first"}
+
+
+class TestUpdateInPlace:
+    ADD = {
+        "class": "CommandLineTool",
+        "requirements": {
+            "InlineJavascriptRequirement": {},
+            "InplaceUpdateRequirement": {"inplaceUpdate": True},
+            "InitialWorkDirRequirement": {"listing": [{"entry": "$(inputs.x)", "writable": True}]},
+        },
+        "inputs": {"x": "File"},
+        "baseCommand": ["sh", "-c", 'echo added >> "$0"'],
+        "arguments": ["$(inputs.x.basename)"],
+        "outputs": {"y": {"type": "File", "outputBinding": {"glob": "$(inputs.x.basename)"}}},
+    }
+    READ = tool("cat", {"x": {"type": "stdin"}}, {"out": {"type": "stdout"}})
+
+    def document(self):
+        steps = {
+            "make": {"run": ECHO, "in": {"x": {"default": "made"}}, "out": ["out"]},
+            "add": {"run": self.ADD, "in": {"x": "make/out"}, "out": ["y"]},
+            "again": {"run": self.ADD, "in": {"x": "add/y"}, "out": ["y"]},
+            "read": {"run": self.READ, "in": {"x": "again/y"}, "out": ["out"]},
+        }
+        return flow(steps, outputs={"out": {"type": "File", "outputSource": "read/out"}})
+
+    def test_every_start_gives_the_same(self, execute):
+        done = execute(self.document())
+        for _ in range(3):
+            assert done.text("out") == "made\nadded\nadded\n"
+            done = execute(self.document(), after=done.jobs)
+        assert "read" not in done.jobs.submitted
+
+    def test_what_the_user_gave_is_not_changed(self, execute):
+        document = flow(
+            {"add": {"run": self.ADD, "in": {"x": "given"}, "out": ["y"]}},
+            {"given": "File"},
+            {"out": {"type": "File", "outputSource": "add/y"}},
+        )
+        inputs = {"given": {"class": "File", "location": "x.txt"}}
+        done = execute(document, inputs, files={"x.txt": "x\n"})
+        assert done.text("out") == "x\nadded\n"
+        assert (done.workspace / "x.txt").read_text() == "x\n"
+        assert execute(document, inputs, after=done.jobs).jobs.submitted == []
