@@ -358,7 +358,7 @@ class _Checker:
                 hint: str | None = "add the parameter  workdir: '{workdir}'"
             else:
                 hint = did_you_mean(name, keys)
-                hint = f"{hint} {_DOUBLED}" if hint else _DOUBLED
+                hint = f"{hint}; or {_DOUBLED}" if hint else _DOUBLED
             self.wrong(pointer, f"uses {{{name}}}, which is no parameter of it", hint)
         return names
 

@@ -231,9 +231,9 @@ class Driver:
         """Hand over what is ready, until nothing more follows from what was known at once."""
         while self._ready and self._failure is None:
             nodes, self._ready = list(self._ready), deque()
-            self.jobs.log("adage.pollingexec", "INFO", f"submitting nodes {nodes}")
             with_jobs = []
             for node in nodes:
+                self.jobs.log("adage.pollingexec", "INFO", f"submitting nodes [{node!r}]")
                 node.submit_time = time.time()
                 if runs_a_command(node.task.spec):
                     with_jobs.append(node)

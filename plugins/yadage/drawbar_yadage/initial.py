@@ -33,7 +33,7 @@ class YadageOptions(Options):
     initdir: str | None = option(
         None, help="directory that initial data is looked for in; else the workspace"
     )
-    initfiles: list[str] = option([], help="YAML files with further parameters")
+    initfiles: tuple[str, ...] = option((), help="YAML files with further parameters")
     accept_metadir: bool = option(True, help="without effect, since each run has its own; REANA has it")
     dataopts: dict[str, Any] = option(
         {}, help="yadage's options of data: initdir, inputarchive, archivematch, subinits, pathbase"

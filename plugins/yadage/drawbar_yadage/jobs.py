@@ -252,11 +252,14 @@ def make_action(spec: Mapping[str, Any], values: Values, state: State, workspace
         directory = fill(directory, state.dirnames)
     elif environment["environment_type"] == "localproc-env":
         directory = state.workdir
+    directory = directory or workspace
+    if not directory.startswith(("/", workspace)):
+        directory = os.path.join(workspace, directory)
     files = tuple(
         (each["mountpath"], programs.jq(each["jqscript"]).transform(values.json(), text_output=True))
         for each in environment.get("par_mounts", ())
     )
-    return Action(command, script, os.path.join(workspace, directory or ""), files)
+    return Action(command, script, directory, files)
 
 
 def interpolate(template: str, values: Values) -> str:

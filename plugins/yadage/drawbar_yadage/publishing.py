@@ -35,7 +35,7 @@ def expected(publisher: Mapping[str, Any], parameters: Values, state: State) -> 
         or unmatched
         or (kind == "fromparjq-pub" and not _looks_at_files(publisher, parameters, state))
     ):
-        return publish(publisher, parameters, state)
+        return publish(publisher, parameters, state, _nothing)
     return None
 
 
@@ -43,9 +43,11 @@ def publish(
     publisher: Mapping[str, Any],
     parameters: Values,
     state: State,
-    hidden: Callable[[str], bool] = lambda _: False,
+    hidden: Callable[[str], bool],
 ) -> Values:
-    """The result of a step that has run; paths that are `hidden` do not count as being there.
+    """The result of a step that has run.
+
+    Where initial data is looked for, paths that are `hidden` do not count as being there.
 
     Raises `PublishError`, which says what is missing.
     """
@@ -66,6 +68,10 @@ def publish(
         raise PublishError(f"{kind} uses {error}, which is no parameter of the step") from error
     except Exception as error:
         raise PublishError(f"{kind}: {error}") from error
+
+
+def _nothing(_: str) -> bool:
+    return False
 
 
 def _from_yaml(name: str, state: State) -> Any:
@@ -100,6 +106,8 @@ def _from_parameters(
     directory = _search_directory(state)
     if directory is None:
         return result
+    if hidden(directory):  # a step's own, in which all is what that step made
+        hidden = _nothing
     for place, value in result.leafs():
         if not isinstance(value, str) or "\0" in value:
             continue
