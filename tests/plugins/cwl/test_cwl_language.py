@@ -573,27 +573,28 @@ class TestDocuments:
         assert depends["sub/a"] == {"first"}
 
 
-class TestUpdateInPlace:
-    ADD = {
-        "class": "CommandLineTool",
-        "requirements": {
-            "InlineJavascriptRequirement": {},
-            "InplaceUpdateRequirement": {"inplaceUpdate": True},
-            "InitialWorkDirRequirement": {"listing": [{"entry": "$(inputs.x)", "writable": True}]},
-        },
-        "inputs": {"x": "File"},
-        "baseCommand": ["sh", "-c", 'echo added >> "$0"'],
-        "arguments": ["$(inputs.x.basename)"],
-        "outputs": {"y": {"type": "File", "outputBinding": {"glob": "$(inputs.x.basename)"}}},
-    }
-    READ = tool("cat", {"x": {"type": "stdin"}}, {"out": {"type": "stdout"}})
+ADD = {
+    "class": "CommandLineTool",
+    "requirements": {
+        "InlineJavascriptRequirement": {},
+        "InplaceUpdateRequirement": {"inplaceUpdate": True},
+        "InitialWorkDirRequirement": {"listing": [{"entry": "$(inputs.x)", "writable": True}]},
+    },
+    "inputs": {"x": "File"},
+    "baseCommand": ["sh", "-c", 'echo added >> "$0"'],
+    "arguments": ["$(inputs.x.basename)"],
+    "outputs": {"y": {"type": "File", "outputBinding": {"glob": "$(inputs.x.basename)"}}},
+}
+READ = tool("cat", {"x": {"type": "stdin"}}, {"out": {"type": "stdout"}})
 
+
+class TestUpdateInPlace:
     def document(self):
         steps = {
             "make": {"run": ECHO, "in": {"x": {"default": "made"}}, "out": ["out"]},
-            "add": {"run": self.ADD, "in": {"x": "make/out"}, "out": ["y"]},
-            "again": {"run": self.ADD, "in": {"x": "add/y"}, "out": ["y"]},
-            "read": {"run": self.READ, "in": {"x": "again/y"}, "out": ["out"]},
+            "add": {"run": ADD, "in": {"x": "make/out"}, "out": ["y"]},
+            "again": {"run": ADD, "in": {"x": "add/y"}, "out": ["y"]},
+            "read": {"run": READ, "in": {"x": "again/y"}, "out": ["out"]},
         }
         return flow(steps, outputs={"out": {"type": "File", "outputSource": "read/out"}})
 
@@ -606,7 +607,7 @@ class TestUpdateInPlace:
 
     def test_what_the_user_gave_is_not_changed(self, execute):
         document = flow(
-            {"add": {"run": self.ADD, "in": {"x": "given"}, "out": ["y"]}},
+            {"add": {"run": ADD, "in": {"x": "given"}, "out": ["y"]}},
             {"given": "File"},
             {"out": {"type": "File", "outputSource": "add/y"}},
         )
