@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import tempfile
 from dataclasses import dataclass
@@ -66,6 +65,7 @@ class SnakemakeEngine(Engine):
         Where that is not allowed, its syntax is checked, and no steps are known.
         """
         from drawbar_snakemake.inspection import check_syntax, inspect
+        from drawbar_snakemake.session import kept_process
 
         options = SnakemakeOptions.parse(source.options, where="snakemake workflow")
         with tempfile.TemporaryDirectory(prefix="drawbar-inspect-") as workdir:
@@ -73,12 +73,9 @@ class SnakemakeEngine(Engine):
             for entry in source.root.iterdir():
                 if entry.name != ".snakemake":
                     Path(workdir, entry.name).symlink_to(entry.absolute())
-            here = Path.cwd()
             look = inspect if source.allow_execution else check_syntax
-            try:
+            with kept_process():
                 return look(source, options, Path(workdir))
-            finally:
-                os.chdir(here)
 
     def execute(self, source: Source, jobs: JobClient) -> Outputs:
         """Run the workflow in the workspace, through Snakemake's own scheduler."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +25,7 @@ _OWNER = Path(".snakemake", "drawbar-run")
 def execute(source: Source, options: SnakemakeOptions, jobs: JobClient) -> Outputs:
     """See `Engine.execute`."""
     log = RunLog(jobs.log)
-    settings = ExecutorSettings(jobs, options, log)
+    settings = ExecutorSettings(jobs, options, log, environment=dict(os.environ))
     with opened(source, options, log, workdir=jobs.workspace) as session:
         _clear_own_locks(jobs.run_id)
         try:

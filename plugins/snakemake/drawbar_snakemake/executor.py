@@ -12,7 +12,7 @@ import os
 import shutil
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -49,15 +49,19 @@ class Failure:
 
 
 class ExecutorSettings(ExecutorSettingsBase):  # type: ignore[misc]
-    """What the executor works with. `failures` are the jobs that have failed, by identity.
+    """What the executor works with. `failures` are the jobs that have failed, by identity; `environment`
+    is that of the process before the Snakefile was executed.
 
     Plain attributes and no dataclass fields: of those Snakemake would make command line options.
     """
 
-    def __init__(self, client: JobClient, options: SnakemakeOptions, log: RunLog) -> None:
+    def __init__(
+        self, client: JobClient, options: SnakemakeOptions, log: RunLog, environment: Mapping[str, str]
+    ) -> None:
         self.client = client
         self.options = options
         self.log = log
+        self.environment = environment
         self.failures: dict[str, Failure] = {}
 
 
@@ -120,7 +124,7 @@ class Executor(RealExecutor):  # type: ignore[misc]
         self.client: JobClient = settings.client
         self.log: RunLog = settings.log
         self.failures = settings.failures
-        self.specs = Specs(self, self.client, settings.options)
+        self.specs = Specs(self, self.client, settings.options, settings.environment)
         self.running: dict[str, _Asked] = {}
         self._ended: dict[Any, _Asked] = {}
         self._asked: dict[str, _Asked] = {}

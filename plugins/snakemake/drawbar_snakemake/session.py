@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import sys
 from collections.abc import Iterator, Mapping
@@ -126,6 +127,20 @@ def untouched(source: Source, options: SnakemakeOptions, log: RunLog, *, workdir
     with _api(source, options, log, workdir) as (workflow_api, _):
         workflow_api._workflow_store = workflow_api._get_workflow()
         yield workflow_api._workflow_store
+
+
+@contextlib.contextmanager
+def kept_process() -> Iterator[None]:
+    """Undo what a Snakefile changes in this process: environment, module path, working directory."""
+    environment, path, here = dict(os.environ), list(sys.path), Path.cwd()
+    try:
+        yield
+    finally:
+        os.chdir(here)
+        sys.path[:] = path
+        for name in os.environ.keys() - environment.keys():
+            del os.environ[name]
+        os.environ.update(environment)
 
 
 @contextlib.contextmanager

@@ -44,12 +44,19 @@ _OWN_RESOURCES = frozenset(
 class Specs:
     """Makes the specifications of one workflow's jobs."""
 
-    def __init__(self, executor: Executor, client: JobClient, options: SnakemakeOptions) -> None:
+    def __init__(
+        self,
+        executor: Executor,
+        client: JobClient,
+        options: SnakemakeOptions,
+        environment: Mapping[str, str],
+    ) -> None:
         self.python = sys.executable
         self._executor = executor
         self._workflow = executor.workflow
         self._client = client
         self._options = options
+        self._environment = environment
         self._scripts: dict[str, str] = {}
 
     def identity(self, job: Any) -> str:
@@ -169,20 +176,23 @@ class Specs:
         job: Any,
         argv: tuple[str, ...],
         directory: str,
-        canonical: Any,
+        canonical: Mapping[str, Any],
         placement: Placement,
         environment: Mapping[str, str],
     ) -> JobSpec:
+        own = {
+            name: value for name, value in os.environ.items() if self._environment.get(name) != value
+        }  # what the Snakefile sets for its jobs
         return JobSpec(
             identity=self.identity(job),
             name=self.identity(job),
             step=job.name,
             argv=argv,
             directory=directory,
-            canonical=canonical,
+            canonical={**canonical, "environment": {name: self._portable(own[name]) for name in own}},
             image=placement.image,
             image_required=placement.container,
-            environment=environment,
+            environment={**own, **environment},
             inputs=tuple(self._inputs(job)),
             outputs=tuple(map(str, self._outputs(job, cleared=True))),
             resources=placement.resources,
