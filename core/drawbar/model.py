@@ -99,6 +99,14 @@ RUN_TRANSITIONS: Mapping[RunState, frozenset[RunState]] = MappingProxyType(
 """Legal next states; an ended run goes back to running when it is resumed."""
 
 
+class Keep(StrEnum):
+    """What of a run's workspace stays after the run."""
+
+    ALL = "all"
+    OUTPUTS = "outputs"
+    NONE = "none"
+
+
 class WorkspaceNeed(StrEnum):
     """What of the workspace a job needs to see where it runs."""
 

@@ -6,7 +6,6 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from enum import StrEnum
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
@@ -24,17 +23,9 @@ from drawbar.copying import (
 )
 from drawbar.digests import Digests
 from drawbar.errors import RunFailed
-from drawbar.model import FileRecord
+from drawbar.model import FileRecord, Keep
 
 T = TypeVar("T")
-
-
-class Keep(StrEnum):
-    """What stays of a workspace when its run is over."""
-
-    ALL = "all"
-    OUTPUTS = "outputs"
-    NONE = "none"
 
 
 def check_outputs(

@@ -11,8 +11,8 @@ from drawbar import report
 from drawbar.control import held
 from drawbar.errors import InfrastructureError, UsageError
 from drawbar.home import Home, RunDirectory
-from drawbar.model import RunState
-from drawbar.publish import Keep, discard, disk_usage
+from drawbar.model import Keep, RunState
+from drawbar.publish import discard, disk_usage
 
 _DELETED = ".deleted"
 _ABANDONED_S = 86400.0

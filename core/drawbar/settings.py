@@ -33,7 +33,7 @@ from drawbar.layers import (
     setting,
     walk,
 )
-from drawbar.model import RetryPolicy
+from drawbar.model import Keep, RetryPolicy
 from drawbar.options import did_you_mean
 
 if TYPE_CHECKING:
@@ -56,14 +56,6 @@ class Containers(StrEnum):
     NONE = "none"
     DOCKER = "docker"
     APPTAINER = "apptainer"
-
-
-class Keep(StrEnum):
-    """What of a run's workspace stays after the run."""
-
-    ALL = "all"
-    OUTPUTS = "outputs"
-    NONE = "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

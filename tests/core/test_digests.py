@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from drawbar.digests import Digests
 from drawbar.errors import InfrastructureError, SpecError
-from drawbar.publish import Keep, discard
+from drawbar.model import Keep
+from drawbar.publish import discard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

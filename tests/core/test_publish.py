@@ -7,7 +7,8 @@ import pytest
 from drawbar.copying import TEMPORARY
 from drawbar.digests import Digests
 from drawbar.errors import InfrastructureError, RunFailed, SpecError
-from drawbar.publish import Keep, check_outputs, discard, disk_usage, free_space, publish
+from drawbar.model import Keep
+from drawbar.publish import check_outputs, discard, disk_usage, free_space, publish
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ from drawbar.cli.failures import say
 from drawbar.creation import ended
 from drawbar.errors import DrawbarError
 from drawbar.home import RunDirectory
-from drawbar.publish import Keep, discard, disk_usage
+from drawbar.model import Keep
+from drawbar.publish import discard, disk_usage
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 

@@ -28,12 +28,12 @@ from drawbar.cli.looking import copy_outputs
 from drawbar.cli.testing import evaluate_tests, failed, show_tests
 from drawbar.control import finishing
 from drawbar.driver import Driver, DriveResult
+from drawbar.errors import SpecError
 from drawbar.home import RunDirectory
 from drawbar.hookspecs import Event
 from drawbar.model import RunState
 from drawbar.progress import Silent, display
-from drawbar.publish import Keep
-from drawbar.removal import thin
+from drawbar.removal import delete, thin
 
 _LET_GO_S = 30.0
 _MOST_OUTPUTS = 20
@@ -52,6 +52,8 @@ class Wishes:
     test: bool = False
     as_json: bool = False
     quiet: bool = False
+    fresh: bool = False
+    """The run was just made: if its workflow turns out wrong before any job, it is unmade."""
 
 
 def drive(
@@ -92,9 +94,12 @@ def drive(
                 result = _Drive(driver, shown, inbox, jobs, started).wait()
         finally:
             shown.close()
+        if wishes.fresh and isinstance(result.error, SpecError) and not report.attempts(directory):
+            delete(directory)
+            raise result.error
         status = _finish(app, directory, wishes, result)
         if result.state is RunState.FINISHED:
-            thin(directory, Keep(settings.keep))
+            thin(directory, settings.keep)
     return status
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,7 @@ def run(
         if not quiet:
             show_problems(found.warnings)
         directory = create_run(home, found, settings=settings, name=name, **asked)
+        wishes = replace(wishes, fresh=not detach)
         if not quiet:
             say(f"run        {directory.id}")
     if not quiet:
