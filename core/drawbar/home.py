@@ -105,9 +105,10 @@ class RunDirectory:
         """What `list` shows: state, message, times, number of jobs. Empty when the run never started."""
         try:
             value = json.loads((self.path / "state.json").read_text())
-        except (OSError, ValueError):
+            RunState(value["state"])
+        except (OSError, ValueError, TypeError, KeyError):
             return {}
-        return value if isinstance(value, dict) else {}
+        return value  # type: ignore[no-any-return]
 
     def write_state(self, state: Mapping[str, Any]) -> None:
         """Replace what `list` shows."""

@@ -80,17 +80,18 @@ class Rate:
     tokens: float = 1.0
     checked: float = 0.0
 
-    def allow(self, now: float) -> bool:
-        """Take one submission if there is one; `now` is a monotonic time in seconds."""
+    def allows(self, now: float) -> bool:
+        """Whether there may be one more; `now` is a monotonic time in seconds."""
         if self.per_minute is None:
             return True
         burst = max(1.0, self.per_minute / 10)
         self.tokens = min(burst, self.tokens + (now - self.checked) * self.per_minute / 60)
         self.checked = now
-        if self.tokens < 1:
-            return False
-        self.tokens -= 1
-        return True
+        return self.tokens >= 1
+
+    def take(self) -> None:
+        """Count a submission that `allows` has just allowed."""
+        self.tokens -= self.per_minute is not None
 
     @property
     def wait_s(self) -> float | None:
@@ -127,8 +128,10 @@ class Queue(Generic[T]):
             if place and self.passed >= _PATIENCE:
                 return None
             if all(budget.fits(cost) for budget in self.budgets):
-                if not all(rate.allow(now) for rate in self.rates):
+                if not all(rate.allows(now) for rate in self.rates):
                     return None
+                for rate in self.rates:
+                    rate.take()
                 self.passed += place > 0
                 self.take(cost)
                 return self._remove(cost)

@@ -141,15 +141,22 @@ class Store:
             self._db = sqlite3.connect(
                 f"{path.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None, timeout=30
             )
-            if not read_only:
-                self._prepare()
+            try:
+                self._prepare(read_only)
+            except BaseException:
+                self._db.close()
+                raise
 
-    def _prepare(self) -> None:
-        # On file systems where WAL's shared memory cannot work SQLite keeps its rollback journal.
-        self._db.execute(f"PRAGMA journal_mode = {'DELETE' if on_network(self.path) else 'WAL'}")
-        self._db.execute("PRAGMA synchronous = FULL")
+    def _prepare(self, read_only: bool) -> None:
+        if not read_only:
+            # On file systems where WAL's shared memory cannot work SQLite keeps its rollback journal.
+            self._db.execute(f"PRAGMA journal_mode = {'DELETE' if on_network(self.path) else 'WAL'}")
+            self._db.execute("PRAGMA synchronous = FULL")
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
         if version == 0:
+            if read_only:  # somebody is about to make it, or was killed at that
+                self._db.close()
+                self._db = sqlite3.connect(":memory:", isolation_level=None)
             self._db.execute("BEGIN IMMEDIATE")
             if self._db.execute("PRAGMA user_version").fetchone() == (0,):
                 for statement in _SCHEMA.split(";"):
@@ -199,7 +206,9 @@ class Store:
                 )
                 self._db.execute("COMMIT")
             except BaseException:
-                self._db.execute("ROLLBACK")
+                self._epoch = None
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
                 raise
 
     def beat(self) -> None:
