@@ -73,7 +73,7 @@ def read_ledger(path: Path) -> list[Entry]:
 class Ground:
     """Where one trial takes place: a home, an analysis, a ledger and a stage, all in a new directory."""
 
-    def __init__(self, workload: Workload, directory: Path) -> None:
+    def __init__(self, workload: Workload, directory: Path, sabotage: str = "") -> None:
         self.workload = workload
         self.directory = directory
         self.ledger = directory / "ledger" / "ledger"
@@ -84,6 +84,8 @@ class Ground:
         self.analysis = directory / "analysis"
         workload.write(self.analysis)
         self.stage = Stage(directory, self.ledger, self._store)
+        if sabotage:
+            (directory / "sabotage").write_text(sabotage)
         self._write_plugin()
         self._write_settings()
         self.environment = {
@@ -107,9 +109,7 @@ class Ground:
 
     def drive(self, plan: Plan | None, *, resume: bool) -> int | None:
         arguments = (
-            ["resume", "t"]
-            if resume
-            else ["run", str(self.analysis), "--name", "t", "--no-container"]
+            ["resume", "t"] if resume else ["run", str(self.analysis), "--name", "t", "--no-container"]
         )
         with self.log.open("a") as log:
             log.write(f"== {arguments[0]}: {plan}\n")
@@ -180,36 +180,29 @@ def reference(workload: Workload, directory: Path) -> Reference:
 def plan_of(chance: random.Random, known: Reference, *, resume: bool) -> Plan:
     """A strike at a random point (every point is as likely, however often it is passed) or time."""
     victims = chance.choice(VICTIMS)
-    if chance.random() < 0.25:
+    if chance.random() < 0.4:
         return Plan(victims, delay_s=chance.uniform(0.15, 1.0) * known.duration_s)
     points = known.resume_points if resume and chance.random() < 0.5 else known.points
     role, point = chance.choice(sorted(points))
     return Plan(victims, role=role, point=point, hit=chance.randint(1, points[role, point]))
 
 
-def place_of(strike: Strike, jobs: tuple[str, ...], entries: list[Entry]) -> str:
+def place_of(instant: Instant, jobs: tuple[str, ...], entries: list[Entry]) -> str:
     """What the run was about when it was struck, from the store and the ledger."""
-    instant = strike.instant
-    working: dict[str, str] = {}
-    for entry in entries:
-        if entry.offset < instant.ledger_size:
-            working[entry.job] = entry.what
-    unsettled = {job: what for job, what in working.items() if job not in instant.accepted}
     if instant.state in ENDED or instant.accepted.issuperset(jobs):
         return "ending"
-    if instant.collecting or "end" in unsettled.values():
-        return "collecting" if "start" not in unsettled.values() or strike.plan.role == "engine" else "running"
-    if "start" in unsettled.values():
+    last = {entry.job: entry.what for entry in entries if entry.offset < instant.ledger_size}
+    if any(last.get(job) == "start" for job in instant.in_flight):
         return "running"
-    if instant.state == "running":
-        return "submitting"
-    return "starting"
+    if instant.collecting or any(last.get(job) == "end" for job in instant.in_flight):
+        return "collecting"
+    return "submitting" if instant.in_flight or instant.state == "running" else "starting"
 
 
-def perform(trial: Trial, known: Reference, directory: Path) -> None:
+def perform(trial: Trial, known: Reference, directory: Path, sabotage: str) -> None:
     """Do a trial and judge it; an empty list of problems means that all is well."""
     chance = random.Random(trial.seed)
-    ground = Ground(trial.workload, directory)
+    ground = Ground(trial.workload, directory, sabotage)
     instants: list[Instant] = []
     wished = chance.choice((1, 1, 2, 3))
     plans = [plan_of(chance, known, resume=bool(number)) for number in range(wished)]
@@ -245,12 +238,10 @@ def perform(trial: Trial, known: Reference, directory: Path) -> None:
         ground.stage.close()
 
 
-def judge(
-    trial: Trial, ground: Ground, instants: list[Instant], known: Reference, *, finished: bool
-) -> None:
+def judge(trial: Trial, ground: Ground, instants: list[Instant], known: Reference, *, finished: bool) -> None:
     entries = read_ledger(ground.ledger)
     for strike in trial.strikes:
-        strike.place = place_of(strike, trial.workload.jobs, entries)
+        strike.place = place_of(strike.instant, trial.workload.jobs, entries)
     ended = {entry.job for entry in entries if entry.what == "end"}
     lost = sorted(set(trial.workload.jobs) - ended)
     repeated = sorted(
@@ -286,8 +277,10 @@ def _difference(one, other) -> str:
     return ", ".join(f"{name} ({one.get(name)} became {other.get(name)})" for name in names[:5])
 
 
-def campaign(instants: int, seed: str, workloads: list[str], keep: Path | None) -> list[Trial]:
-    """Trials until so many strikes have happened."""
+def campaign(
+    instants: int, seed: str, workloads: list[str], keep: Path | None = None, sabotage: str = ""
+) -> list[Trial]:
+    """Trials until so many strikes have happened, or until a sabotage was noticed."""
     trials: list[Trial] = []
     root = Path(tempfile.mkdtemp(prefix="dbf-", dir="/tmp"))
     try:
@@ -299,7 +292,7 @@ def campaign(instants: int, seed: str, workloads: list[str], keep: Path | None) 
             name = workloads[number % len(workloads)]
             trial = Trial(number, WORKLOADS[name], f"{seed}/{number}")
             directory = root / f"t{number}"
-            perform(trial, known[name], directory)
+            perform(trial, known[name], directory, sabotage)
             trials.append(trial)
             struck += len(trial.strikes)
             if trial.problems:
@@ -307,6 +300,8 @@ def campaign(instants: int, seed: str, workloads: list[str], keep: Path | None) 
                 if keep is not None:
                     shutil.copytree(directory, keep / str(number), symlinks=True, ignore=_no_sockets)
             shutil.rmtree(directory)
+            if sabotage and trial.problems:
+                break
     finally:
         shutil.rmtree(root)
     return trials
@@ -398,16 +393,25 @@ def report(trials: list[Trial], seed: str, seconds: float) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--instants", type=int, default=240)
     parser.add_argument("--seed", default=date.today().isoformat())
     parser.add_argument("--workload", action="append", choices=sorted(WORKLOADS))
     parser.add_argument("--report", type=Path, help="write the result there, as Markdown")
     parser.add_argument("--keep", type=Path, help="keep the directories of failed trials there")
+    parser.add_argument(
+        "--sabotage",
+        default="",
+        choices=("forget", "abandon", "neglect"),
+        help="break drawbar, to see that the campaign notices",
+    )
     options = parser.parse_args()
     print(f"seed {options.seed}", flush=True)
     began = time.monotonic()
-    trials = campaign(options.instants, options.seed, options.workload or sorted(WORKLOADS), options.keep)
+    workloads = options.workload or sorted(WORKLOADS)
+    trials = campaign(options.instants, options.seed, workloads, options.keep, options.sabotage)
     text = report(trials, options.seed, time.monotonic() - began)
     print(text)
     if options.report is not None:

@@ -1,6 +1,6 @@
 """Write points: places in drawbar's processes where the campaign may strike.
 
-    python points.py ROLE SOCKET -m MODULE ARGUMENT...
+    python points.py ROLE SOCKET [OPTION...] -m MODULE ARGUMENT...
 
 runs a module as python would, after wrapping the functions listed here. Before and after each of
 them the process tells the campaign, over the socket, where it is, and goes on when it is told to.
@@ -92,6 +92,7 @@ class Line:
 def install(role: str, path: str) -> None:
     """Wrap the functions of a role."""
     line = Line(role, path)
+    _sabotage(role, os.path.join(os.path.dirname(path), "sabotage"))
     for place, names in POINTS[role].items():
         module, _, kind = place.partition(":")
         owner = importlib.import_module(module)
@@ -119,6 +120,33 @@ def _wrap(line: Line, owner: object, name: str, shown: str) -> None:
     setattr(owner, name, classmethod(wrapped) if isinstance(raw, classmethod) else wrapped)
 
 
+def _sabotage(role: str, file: str) -> None:
+    """Break drawbar as the file says, to see whether the campaign notices."""
+    if not os.path.exists(file):
+        return
+    with open(file) as text:
+        how = text.read()
+    if role == "driver" and how == "forget":
+        from drawbar.store import DISCARDED, Store
+
+        read = Store.attempts
+
+        def forgetful(self, run):
+            for row in read(self, run):
+                row.outcome = row.outcome and DISCARDED
+                yield row
+
+        Store.attempts = forgetful
+    elif role == "driver" and how == "abandon":
+        from drawbar_local.backend import LocalBackend
+
+        LocalBackend.find = lambda *_: {}
+    elif role == "engine" and how == "neglect":
+        from drawbar.tracker import Settled, WorkspaceTracker
+
+        WorkspaceTracker.settle = lambda *_: Settled()
+
+
 def _watch_statements(line: Line) -> None:
     """SQLite calls back before each statement: with the rows written, and not yet committed."""
     from drawbar.store import Store
@@ -129,9 +157,11 @@ def _watch_statements(line: Line) -> None:
     def opened(self, *args, **kwargs):
         open_store(self, *args, **kwargs)
         self._db.set_trace_callback(
-            lambda statement: line.tell(f"before sql {statement.split()[0]}")
-            if statement.startswith(("BEGIN", "COMMIT"))
-            else None
+            lambda statement: (
+                line.tell(f"before sql {statement.split()[0]}")
+                if statement.startswith(("BEGIN", "COMMIT"))
+                else None
+            )
         )
 
     Store.__init__ = opened
@@ -147,8 +177,8 @@ def _extend_to_supervisors(path: str) -> None:
 
 
 def main() -> None:
-    _, role, path, option, module, *arguments = sys.argv
-    assert option == "-m"
+    _, role, path, *rest = sys.argv
+    module, *arguments = rest[rest.index("-m") + 1 :]
     sys.path[0] = ENGINES
     sys.path.insert(1, os.path.dirname(path))  # the metadata that makes the example engine a plugin
     install(role, path)

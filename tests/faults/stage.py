@@ -161,7 +161,9 @@ class Stage:
                 with contextlib.suppress(sqlite3.OperationalError):  # no tables yet
                     for (value,) in database.execute("SELECT state FROM run"):
                         state = value
-                    for name, attempt, outcome in database.execute("SELECT name, state, outcome FROM attempt"):
+                    for name, attempt, outcome in database.execute(
+                        "SELECT name, state, outcome FROM attempt"
+                    ):
                         if outcome == "accepted":
                             accepted.add(name)
                         elif outcome is None and attempt == "finished":

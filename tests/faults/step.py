@@ -11,7 +11,7 @@ import sys
 import time
 
 LEDGER, NAME = os.environ["FAULTS_LEDGER"], sys.argv[1]
-PAUSE_S = 0.004
+PAUSE_S = 0.01
 
 
 def tell(what):
