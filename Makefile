@@ -21,7 +21,7 @@ demo: $(VENV)/.example
 	@echo "The plot: $(DEMO)/results/dimuon.png"
 
 test: $(VENV)/.dev
-	$(BIN)/pytest -q -m "not slow and not slurm and not htcondor"
+	$(BIN)/pytest -q -n 2 --dist worksteal -m "not slow and not docker and not slurm and not htcondor"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check
