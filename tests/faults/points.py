@@ -7,6 +7,9 @@ them the process tells the campaign, over the socket, where it is, and goes on w
 Nothing of drawbar knows of this. Standard library only: supervisors load it too.
 """
 
+# Supervisors start without pathlib.
+# ruff: noqa: PTH
+
 from __future__ import annotations
 
 import functools
@@ -172,7 +175,9 @@ def _extend_to_supervisors(path: str) -> None:
 
     link._BOOT = link._BOOT.replace(
         "main()",
-        f"import sys; sys.path.insert(0, {HERE!r}); import points; points.install('supervisor', {path!r}); main()",
+        f"import sys; sys.path.insert(0, {HERE!r}); import points\n"
+        f"points.install('supervisor', {path!r})\n"
+        "main()",
     )
 
 

@@ -4,6 +4,9 @@ The ledger's directory also has a lock for each job, so that a second copy of a 
 Nothing that a step does can be done twice without showing in the end.
 """
 
+# Importing pathlib would cost more than all the rest.
+# ruff: noqa: PTH
+
 import fcntl
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""Shares of the kill campaign: see `tests/faults/campaign.py`; the whole of it is in docs/results/faults.md."""
+"""Shares of the kill campaign (`campaign.py`); all of it is recorded in docs/results/faults.md."""
 
 from __future__ import annotations
 

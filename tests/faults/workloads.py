@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import stat
 import sys
 from dataclasses import dataclass
@@ -65,7 +64,7 @@ def snapshot(root: Path) -> dict[str, tuple[str, str]]:
     for path in sorted(root.rglob("*")):
         mode = path.lstat().st_mode
         if stat.S_ISLNK(mode):
-            what = os.readlink(path)
+            what = str(path.readlink())
         elif stat.S_ISDIR(mode):
             what = "directory"
         else:
