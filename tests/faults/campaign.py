@@ -378,7 +378,8 @@ def report(trials: list[Trial], seed: str, seconds: float) -> str:
         "",
         *(f"* {what}: {count}" for what, count in sums.items()),
         "",
-        f"{len(strikes) - timed} strikes at {len(points)} different write points, {timed} after a random delay.",
+        f"{len(strikes) - timed} strikes at {len(points)} different write points, "
+        f"{timed} after a random delay.",
         "",
         table(trials),
         "",
@@ -393,9 +394,7 @@ def report(trials: list[Trial], seed: str, seconds: float) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--instants", type=int, default=240)
     parser.add_argument("--seed", default=date.today().isoformat())
     parser.add_argument("--workload", action="append", choices=sorted(WORKLOADS))

@@ -8,7 +8,7 @@ Nothing of drawbar knows of this. Standard library only: supervisors load it too
 """
 
 # Supervisors start without pathlib.
-# ruff: noqa: PTH
+# ruff: noqa: PTH100, PTH110, PTH118, PTH120, PTH123
 
 from __future__ import annotations
 

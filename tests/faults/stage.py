@@ -157,19 +157,17 @@ class Stage:
             for suffix in ("", "-wal", "-journal"):
                 with contextlib.suppress(FileNotFoundError):
                     shutil.copyfile(f"{store}{suffix}", copy / f"store{suffix}")
-            with contextlib.closing(sqlite3.connect(copy / "store")) as database:
-                with contextlib.suppress(sqlite3.OperationalError):  # no tables yet
-                    for (value,) in database.execute("SELECT state FROM run"):
-                        state = value
-                    for name, attempt, outcome in database.execute(
-                        "SELECT name, state, outcome FROM attempt"
-                    ):
-                        if outcome == "accepted":
-                            accepted.add(name)
-                        elif outcome is None and attempt == "finished":
-                            collecting.add(name)
-                        elif outcome is None and attempt in ("queued", "submitted", "running"):
-                            in_flight.add(name)
+            database = sqlite3.connect(copy / "store")
+            with contextlib.closing(database), contextlib.suppress(sqlite3.OperationalError):  # no tables yet
+                for (value,) in database.execute("SELECT state FROM run"):
+                    state = value
+                for name, job, outcome in database.execute("SELECT name, state, outcome FROM attempt"):
+                    if outcome == "accepted":
+                        accepted.add(name)
+                    elif outcome is None and job == "finished":
+                        collecting.add(name)
+                    elif outcome is None and job in ("queued", "submitted", "running"):
+                        in_flight.add(name)
         return Instant(size, state, frozenset(accepted), frozenset(collecting), frozenset(in_flight))
 
     def wait_for_end(self, timeout_s: float) -> list[str]:
@@ -274,9 +272,8 @@ def _stop(pid: int) -> None:
     with contextlib.suppress(ProcessLookupError, FileNotFoundError):
         os.kill(pid, signal.SIGSTOP)
         for _ in range(20000):
-            states = []
-            for task in Path(f"/proc/{pid}/task").iterdir():
-                states.append((task / "stat").read_text().rpartition(")")[2].split()[0])
+            tasks = Path(f"/proc/{pid}/task").iterdir()
+            states = [(task / "stat").read_text().rpartition(")")[2].split()[0] for task in tasks]
             if all(state in "TtZX" for state in states):
                 return
             time.sleep(0.0005)
