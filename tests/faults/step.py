@@ -5,7 +5,7 @@ Nothing that a step does can be done twice without showing in the end.
 """
 
 # Importing pathlib would cost more than all the rest.
-# ruff: noqa: PTH100, PTH101, PTH103, PTH104, PTH106, PTH108, PTH110, PTH113, PTH118, PTH120, PTH123, PTH208, PTH211
+# ruff: noqa: PTH101, PTH103, PTH104, PTH106, PTH108, PTH113, PTH120, PTH123, PTH208, PTH211
 
 import fcntl
 import hashlib
