@@ -8,7 +8,7 @@ from typing import Any
 
 from drawbar.backend import Backend, BackendFeature
 from drawbar.engine import Placement, StepInfo, WorkflowInfo
-from drawbar.errors import Problem, SettingsError, SpecError, Unsupported, by_message
+from drawbar.errors import PluginError, Problem, SettingsError, SpecError, Unsupported, by_message
 from drawbar.model import JobSpec, Resources
 from drawbar.plugins import Plugins
 from drawbar.settings import Containers, Settings
@@ -56,6 +56,10 @@ class Placer:
             raise Unsupported(error.problems) from error
         except ValueError as error:
             raise Unsupported(Problem(message=str(error), step=step)) from error
+        except Exception as error:
+            raise PluginError(
+                f"the backend {name!r} failed at the hints of step {step}: {error!r}"
+            ) from error
         placement = Placement(
             backend=name,
             container=container,
@@ -124,7 +128,11 @@ class Placer:
             resources=placement.resources,
             hints=placement.hints,
         )
-        why = backend.refuses(probe)
+        try:
+            why = backend.refuses(probe)
+        except Exception as error:
+            name = placement.backend
+            raise PluginError(f"the backend {name!r} failed to judge step {step}: {error!r}") from error
         if why:
             message = f"cannot run on the backend {placement.backend!r}: {why}"
             raise Unsupported(

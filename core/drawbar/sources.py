@@ -53,13 +53,12 @@ def synchronise(
     removed = [path for path in known if path not in now]
     kept = []
     for path in (*edited, *added):
-        _copy(entries[path], directory.definition, path)
-        if path not in contents or spec.in_place:
-            continue
         if path in outputs:
             kept.append(path)
-        else:
+        elif path in contents and not spec.in_place:
             _copy(entries[path], workspace, path)
+        # last: in a first drive its copy is what tells that there is something left to do
+        _copy(entries[path], directory.definition, path)
     for path in removed:
         with contextlib.suppress(OSError):
             (directory.definition / path).unlink()

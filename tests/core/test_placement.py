@@ -1,0 +1,250 @@
+"""Which backend runs a job, and whether in its image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+
+import pytest
+from drawbar import hookimpl
+from drawbar.backend import API, Backend, BackendFeature
+from drawbar.engine import StepInfo, WorkflowInfo
+from drawbar.errors import PluginError, SpecError, Unsupported
+from drawbar.model import Resources
+from drawbar.options import Options, option
+from drawbar.placement import Placer, check_places, known_hints, places
+from drawbar.plugins import Plugins
+from drawbar.settings import Containers, load_settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hints(Options):
+    partition: str | None = option(None, help="partition", aliases=("farm_partition",))
+    minutes: int | None = option(None, help="minutes", aliases=("farm_time",))
+
+
+class Plain(Backend):
+    name = "plain"
+    api = API
+
+    def submit(self, attempts):
+        return []
+
+    def find(self, attempts):
+        return {}
+
+    def cancel(self, attempts):
+        pass
+
+    def refuses(self, spec):
+        return "it has no GPUs" if spec.resources.gpus else None
+
+
+class Farm(Plain):
+    name = "farm"
+    features = frozenset({BackendFeature.CONTAINERS})
+    Hints = Hints
+
+    def resources(self, hints, resources):
+        return resources if hints.minutes is None else replace(resources, walltime_s=hints.minutes * 60)
+
+
+class Broken(Plain):
+    name = "broken"
+    Hints = Hints
+
+    def refuses(self, spec):
+        raise KeyError("oops")
+
+
+def plugin(**hooks):
+    return SimpleNamespace(**{name: hookimpl(_named(name, hook)) for name, hook in hooks.items()})
+
+
+def _named(name, hook):
+    hook.__name__ = name
+    return hook
+
+
+@pytest.fixture
+def placer(tmp_path):
+    def make(overrides=None, toml="", backend=None, containers=None, policy=None):
+        file = tmp_path / "system.toml"
+        file.write_text(toml)
+        plugins = Plugins()
+        plugins.register(plugin(drawbar_register_backends=lambda: [Plain, Farm, Broken]), "backends")
+        if policy is not None:
+            plugins.register(plugin(drawbar_place=policy), "policy")
+        settings = load_settings(
+            start=tmp_path,
+            environ={"HOME": str(tmp_path), "DRAWBAR_SYSTEM_CONFIG": str(file)},
+            overrides={"backend": "plain", **(overrides or {})},
+        )
+        return Placer(settings, plugins, backend=backend, containers=containers)
+
+    return make
+
+
+# which backend
+
+
+def test_without_a_wish_it_is_the_one_of_the_settings(placer):
+    placement = placer().place(step="a")
+    assert (placement.backend, placement.container, placement.image, placement.hints) == (
+        "plain",
+        False,
+        None,
+        {},
+    )
+
+
+def test_a_step_may_name_one(placer):
+    assert placer().place(step="a", hints={"compute_backend": "farm"}).backend == "farm"
+
+
+def test_a_step_may_name_a_configured_one(placer):
+    chosen = placer(toml='[backends.big]\nkind = "farm"\n').place(step="a", hints={"compute_backend": "big"})
+    assert chosen.backend == "big"
+
+
+def test_the_users_word_wins(placer):
+    assert placer(backend="farm").place(step="a", hints={"compute_backend": "plain"}).backend == "farm"
+    assert placer(backend="farm").place(step="a", hints={"compute_backend": "nowhere"}).backend == "farm"
+
+
+def test_site_policy_decides_where_the_step_does_not(placer):
+    site = placer(policy=lambda step, backends: "farm" if step == "big" else None)
+    assert [site.place(step=step).backend for step in ("big", "small")] == ["farm", "plain"]
+    assert site.place(step="big", hints={"compute_backend": "plain"}).backend == "plain"
+
+
+@pytest.mark.parametrize("name", ["nowhere", 3, None, ["farm"]])
+def test_a_name_that_nobody_has_is_refused_with_those_there_are(placer, name):
+    if name is None:
+        assert placer().place(step="a", hints={"compute_backend": None}).backend == "plain"
+        return
+    with pytest.raises(Unsupported) as caught:
+        placer().place(step="fit", hints={"compute_backend": name})
+    (problem,) = caught.value.problems
+    assert (problem.step, repr(name) in problem.message) == ("fit", True)
+    assert "farm, plain" in problem.hint
+    assert "--backend" in problem.hint
+
+
+def test_a_backend_that_settings_name_and_nobody_has_is_an_error(placer):
+    with pytest.raises(PluginError, match="farmm"):
+        placer({"backend": "farmm"}).place(step="a")
+
+
+def test_a_backend_is_made_once(placer):
+    one = placer()
+    assert one.get("farm") is one.get("farm")
+
+
+# hints
+
+
+def test_hints_for_other_backends_are_ignored(placer):
+    hints = {"farm_partition": "long", "farm_time": "no number", "kubernetes_memory_limit": "8Gi"}
+    placement = placer().place(step="a", hints=hints)
+    assert placement.hints == {}
+
+
+def test_a_backends_own_hints_are_understood_in_any_spelling(placer):
+    placement = placer(backend="farm").place(step="a", hints={"farm_partition": "long", "minutes": 5, "x": 1})
+    assert placement.hints == {"farm": {"farm_partition": "long", "minutes": 5}}
+    assert placement.resources == Resources(walltime_s=300)
+
+
+def test_hints_are_kept_under_the_configured_name(placer):
+    one = placer(toml='[backends.big]\nkind = "farm"\n', backend="big")
+    assert one.place(step="a", hints={"minutes": 5}).hints == {"big": {"minutes": 5}}
+
+
+@pytest.mark.parametrize("hints", [{"farm_time": "soon"}, {"minutes": -1}])
+def test_a_wrong_hint_is_refused_with_the_step(placer, hints):
+    with pytest.raises(Unsupported) as caught:
+        placer(backend="farm").place(step="fit", hints=hints)
+    assert "fit" in str(caught.value)
+
+
+def test_every_hint_that_somebody_understands_is_known(placer):
+    known = {"compute_backend", "partition", "farm_partition", "minutes", "farm_time"}
+    assert known_hints(placer().plugins) == known
+
+
+# images
+
+
+def test_a_backend_with_containers_uses_the_image(placer):
+    placement = placer(backend="farm").place(step="a", image="img:1")
+    assert (placement.container, placement.image) == (True, "img:1")
+
+
+def test_an_image_that_is_a_hint_never_refuses_a_backend(placer):
+    placement = placer().place(step="a", image="img:1")
+    assert (placement.container, placement.image) == (False, "img:1")
+
+
+def test_an_image_that_is_required_refuses_one_without_containers_with_the_remedy(placer):
+    with pytest.raises(Unsupported) as caught:
+        placer().place(step="fit", image="img:1", image_required=True)
+    (problem,) = caught.value.problems
+    assert problem.step == "fit"
+    assert "img:1" in problem.message
+    assert "--no-container" in problem.hint
+    assert "--backend" in problem.hint
+
+
+@pytest.mark.parametrize("said", ["by the user", "by settings"])
+@pytest.mark.parametrize("backend", ["plain", "farm"])
+def test_images_are_left_out_on_somebodys_word(placer, said, backend):
+    if said == "by the user":
+        one = placer(backend=backend, containers=Containers.NONE)
+    else:
+        one = placer({"containers": "none"}, backend=backend)
+    placement = one.place(step="a", image="img:1", image_required=True)
+    assert (placement.container, placement.image) == (False, "img:1")
+
+
+def test_the_users_word_on_images_wins_over_settings(placer):
+    one = placer({"containers": "none"}, backend="farm", containers=Containers.AUTO)
+    assert one.place(step="a", image="img:1").container
+
+
+def test_an_alias_of_the_site_replaces_an_image(placer):
+    one = placer({"images.aliases.img:1": "mirror/img:1"}, backend="farm")
+    assert one.place(step="a", image="img:1").image == "mirror/img:1"
+    assert one.place(step="a", image="img:2").image == "img:2"
+
+
+# refused
+
+
+def test_what_a_backend_can_never_run_is_refused_with_its_words(placer):
+    with pytest.raises(Unsupported, match=r"fit.*'plain'.*no GPUs"):
+        placer().place(step="fit", resources=Resources(gpus=1))
+
+
+def test_a_backend_that_fails_at_judging_is_named(placer):
+    with pytest.raises(PluginError, match=r"'broken'.*oops"):
+        placer(backend="broken").place(step="a")
+
+
+def test_all_steps_are_judged_before_the_first_job(placer):
+    gpu = Resources(gpus=1)
+    info = WorkflowInfo(
+        steps=(
+            StepInfo(name="a", resources=gpu),
+            StepInfo(name="b", image="img:1"),
+            StepInfo(name="c", image="img:1", image_required=True),
+        )
+    )
+    with pytest.raises(SpecError) as caught:
+        check_places(placer(), info)
+    assert [problem.step for problem in caught.value.problems] == ["a", "c"]
+    found = [place for _, place in places(placer(), info)]
+    assert [isinstance(place, SpecError) for place in found] == [True, False, True]
+    fine = WorkflowInfo(steps=(info.steps[1], replace(info.steps[1], name="d"), StepInfo(name="e")))
+    assert check_places(placer(), fine) == ["img:1"]
+    assert check_places(placer(backend="farm"), fine) == []
