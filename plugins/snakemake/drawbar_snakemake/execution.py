@@ -13,6 +13,7 @@ from drawbar.model import Outputs
 from drawbar_snakemake.executor import ExecutorSettings, Failure
 from drawbar_snakemake.log import RunLog
 from drawbar_snakemake.session import Session, opened
+from drawbar_snakemake.sources import Sources
 
 if TYPE_CHECKING:
     from drawbar_snakemake.engine import SnakemakeOptions
@@ -25,15 +26,19 @@ _OWNER = Path(".snakemake", "drawbar-run")
 def execute(source: Source, options: SnakemakeOptions, jobs: JobClient) -> Outputs:
     """See `Engine.execute`."""
     log = RunLog(jobs.log)
-    settings = ExecutorSettings(jobs, options, log, environment=dict(os.environ))
+    environment = dict(os.environ)
     with opened(source, options, log, workdir=jobs.workspace) as session:
         _clear_own_locks(jobs.run_id)
+        sources = Sources(source, session.workflow)
+        session.force(sources.edited())
+        settings = ExecutorSettings(jobs, options, log, environment, sources)
         try:
             session.execute(settings)
         except Exception as error:
             if not settings.failures and not log.failed:
                 raise
             raise _failure(settings.failures, log) from error
+        sources.settle()
         _report(session, options)
     jobs.log(
         "drawbar.snakemake", "INFO", f"Workflow {jobs.run_id} finished. Files available at {jobs.workspace}."

@@ -32,6 +32,7 @@ from drawbar_snakemake.specs import Specs, members
 
 if TYPE_CHECKING:
     from drawbar_snakemake.engine import SnakemakeOptions
+    from drawbar_snakemake.sources import Sources
 
 NAME = "drawbar"
 
@@ -56,12 +57,18 @@ class ExecutorSettings(ExecutorSettingsBase):  # type: ignore[misc]
     """
 
     def __init__(
-        self, client: JobClient, options: SnakemakeOptions, log: RunLog, environment: Mapping[str, str]
+        self,
+        client: JobClient,
+        options: SnakemakeOptions,
+        log: RunLog,
+        environment: Mapping[str, str],
+        sources: Sources,
     ) -> None:
         self.client = client
         self.options = options
         self.log = log
         self.environment = environment
+        self.sources = sources
         self.failures: dict[str, Failure] = {}
 
 
@@ -124,7 +131,7 @@ class Executor(RealExecutor):  # type: ignore[misc]
         self.client: JobClient = settings.client
         self.log: RunLog = settings.log
         self.failures = settings.failures
-        self.specs = Specs(self, self.client, settings.options, settings.environment)
+        self.specs = Specs(self, settings)
         self.running: dict[str, _Asked] = {}
         self._ended: dict[Any, _Asked] = {}
         self._asked: dict[str, _Asked] = {}

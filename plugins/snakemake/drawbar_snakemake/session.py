@@ -79,6 +79,11 @@ class Session:
             executor_settings=settings,
         )
 
+    def force(self, rules: set[str]) -> None:
+        """Run these rules again, whatever Snakemake thinks of their outputs."""
+        settings = self._dag.dag_settings
+        settings.forcerun = {*settings.forcerun, *rules}
+
     def report(self, file: Path) -> None:
         """Write Snakemake's report on the finished run."""
         settings = ReportPluginRegistry().get_plugin("html").settings_cls(path=file)

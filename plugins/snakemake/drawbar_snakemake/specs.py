@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from drawbar.engine import JobClient, Placement
+from drawbar.engine import Placement
 from drawbar.errors import Unsupported
 from drawbar.identity import directory_name
 from drawbar.model import Input, JobSpec, Resources
@@ -31,8 +31,7 @@ from drawbar_snakemake.code import described, program
 from drawbar_snakemake.rendering import THREAD_VARIABLES, TMPDIR_VARIABLES, command_of, resources_of
 
 if TYPE_CHECKING:
-    from drawbar_snakemake.engine import SnakemakeOptions
-    from drawbar_snakemake.executor import Executor
+    from drawbar_snakemake.executor import Executor, ExecutorSettings
 
 _OWN_RESOURCES = frozenset(
     {"_cores", "_nodes", "tmpdir", "shell_exec", "runtime", "mem", "mem_mb", "mem_mib"}
@@ -44,19 +43,14 @@ _OWN_RESOURCES = frozenset(
 class Specs:
     """Makes the specifications of one workflow's jobs."""
 
-    def __init__(
-        self,
-        executor: Executor,
-        client: JobClient,
-        options: SnakemakeOptions,
-        environment: Mapping[str, str],
-    ) -> None:
+    def __init__(self, executor: Executor, settings: ExecutorSettings) -> None:
         self.python = sys.executable
         self._executor = executor
         self._workflow = executor.workflow
-        self._client = client
-        self._options = options
-        self._environment = environment
+        self._client = settings.client
+        self._options = settings.options
+        self._environment = settings.environment
+        self._sources = settings.sources
         self._scripts: dict[str, str] = {}
 
     def identity(self, job: Any) -> str:
@@ -193,7 +187,7 @@ class Specs:
             image=placement.image,
             image_required=placement.container,
             environment={**own, **environment},
-            inputs=tuple(self._inputs(job)),
+            inputs=tuple(self._inputs(job, canonical.get("command", ""))),
             outputs=tuple(map(str, self._outputs(job, cleared=True))),
             resources=placement.resources,
             hints=placement.hints,
@@ -232,13 +226,16 @@ class Specs:
 
     # files
 
-    def _inputs(self, job: Any) -> Iterator[Input]:
+    def _inputs(self, job: Any, command: str) -> Iterator[Input]:
         made = {str(path) for each in members(job) for path in each.output}
         names = {str(path) for each in members(job) for path in each.input} - made
         for name in sorted(names):
             path = _absolute(name)
             if path.exists():
                 yield Input(path=str(path), name=os.path.relpath(path, self._client.workspace))
+        known = {os.path.relpath(_absolute(name), self._client.workspace) for name in names | made}
+        texts = "\n".join(self._sources.text(each.rule) for each in members(job))
+        yield from self._sources.inputs_of(f"{texts}\n{command}", known)
 
     def _outputs(self, job: Any, *, cleared: bool = False) -> list[Path]:
         """The files and directories that a job makes; with `cleared`, those to be removed before it."""

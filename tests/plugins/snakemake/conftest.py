@@ -28,6 +28,7 @@ def execute(tmp_path: Path) -> Execute:
         kill_at: int | None = None,
         arguments: str = "",
         parameters: dict[str, Any] | None = None,
+        declared: tuple[str, ...] = (),
     ) -> Outcome:
         options = {"arguments": f"--latency-wait 0 {arguments}"}
         sample = Sample(
@@ -35,6 +36,7 @@ def execute(tmp_path: Path) -> Execute:
             file="Snakefile",
             options=options,
             parameters=parameters or {},
+            declared=declared,
         )
         workspace = tmp_path / "workspace"
         source = sample.write(workspace)

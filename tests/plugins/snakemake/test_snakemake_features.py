@@ -435,3 +435,40 @@ def test_killed_at_any_call_nothing_that_ended_is_repeated(execute, tmp_path, wo
         ran = sorted(killed.jobs.executed + again.finished().executed)
         assert ran == expected, f"killed at call {place}"
         assert text(workspace / "sum") == "0\n1\n"
+
+
+def test_an_edit_of_a_script_that_no_rule_declares_repeats_its_rule(execute, workspace):
+    snakefile = """\
+rule all:
+    input: "b", "other"
+rule a:
+    output: "a"
+    shell: "sh code/a.sh > {output}"
+rule b:
+    input: "a"
+    output: "b"
+    shell: "cat {input} > {output}"
+rule other:
+    output: "other"
+    shell: "echo other > {output}"
+"""
+    declared = ("code",)
+    first = execute(snakefile, files={"code/a.sh": "echo 1\n"}, declared=declared)
+    assert sorted(first.finished().executed) == ["a", "b", "other"]
+    edited = execute(snakefile, files={"code/a.sh": "echo two\n"}, declared=declared, after=first)
+    assert edited.finished().executed == ["a", "b"]
+    assert text(workspace / "b") == "two\n"
+    again = execute(snakefile, files={"code/a.sh": "echo two\n"}, declared=declared, after=edited)
+    assert again.finished().executed == []
+
+
+def test_what_a_snakefile_sets_in_its_environment_reaches_its_jobs(execute, workspace):
+    snakefile = """\
+import os
+os.environ["WORD"] = "hello"
+rule a:
+    output: "a"
+    shell: "echo $WORD > {output}"
+"""
+    execute(snakefile).finished()
+    assert text(workspace / "a") == "hello\n"
