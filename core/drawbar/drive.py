@@ -140,8 +140,9 @@ class Drive:
                 self._start_engine(analysis)
                 while not self._over():
                     self._round()
-            except DrawbarError as error:
-                self.error = self.error or error
+            except (DrawbarError, OSError) as error:
+                wrong = error if isinstance(error, DrawbarError) else InfrastructureError(str(error))
+                self.error = self.error or wrong
                 self._wind_down()
             return self._end(analysis)
         finally:

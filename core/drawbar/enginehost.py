@@ -164,7 +164,8 @@ class EngineProcess:
             self.printed = (self.printed + data)[-_LAST_BYTES:]
             self._written += len(data)
             if self._log is not None:
-                with self._log.open("ab") as log:
+                # on a full disk the run pauses, and what the engine prints meanwhile is lost
+                with contextlib.suppress(OSError), self._log.open("ab") as log:
                     log.write(data)
             if self._written > self._limits.output_mib << 20:
                 raise EngineDied(

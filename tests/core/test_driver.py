@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from bench import HELPERS, alive, attempts, said
-from drawbar.errors import InfrastructureError, LeaseError, SpecError, UsageError
+from drawbar.errors import InfrastructureError, LeaseError, SpecError, StoreError, UsageError
 from drawbar.home import Home
 from drawbar.model import JobState, RunState
 from drawbar.store import Store
@@ -280,8 +286,6 @@ def test_a_driver_that_lost_its_run_stops_and_writes_nothing(bench):
     directory = bench.create('drive(job("a", "exit", "0"))')
     drive = bench.start(directory)
     bench.world.wait_for("a")
-    import sqlite3
-
     with sqlite3.connect(directory.store) as other:
         other.execute("UPDATE lease SET epoch = epoch + 1, host = 'elsewhere'")
     other.close()
@@ -309,9 +313,6 @@ bench.start(directory).end()
 
 
 def test_a_killed_driver_is_taken_over_from_and_its_live_job_is_not_repeated(bench, tmp_path, interpreter):
-    import shutil
-    import tempfile
-
     runtime = tempfile.mkdtemp(prefix="db-", dir="/tmp")
     bench.set(backend="local", backends__local__runtime_directory=runtime)
     gate, ledger = tmp_path / "gate", tmp_path / "ledger"
@@ -357,8 +358,6 @@ def test_a_killed_driver_is_taken_over_from_and_its_live_job_is_not_repeated(ben
 
 
 def test_a_store_that_cannot_be_written_pauses_the_run_and_loses_nothing(bench, monkeypatch):
-    from drawbar.errors import StoreError
-
     full = []
     commit = Store.commit
 
@@ -385,8 +384,6 @@ def test_a_store_that_cannot_be_written_pauses_the_run_and_loses_nothing(bench, 
 
 
 def test_a_run_waits_at_its_end_for_a_store_that_can_be_written(bench, monkeypatch):
-    from drawbar.errors import StoreError
-
     full = []
     commit = Store.commit
 
@@ -409,9 +406,6 @@ def test_a_run_waits_at_its_end_for_a_store_that_can_be_written(bench, monkeypat
 
 
 def test_little_free_space_pauses_submission_until_there_is_more(bench, monkeypatch):
-    import shutil
-    from types import SimpleNamespace
-
     free = [1 << 20]
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free[0]))
     directory = bench.create('finish(job("a", "exit", "0"))')
@@ -423,10 +417,58 @@ def test_little_free_space_pauses_submission_until_there_is_more(bench, monkeypa
     assert "goes on" in drive.notices
 
 
-def test_a_paused_run_can_be_cancelled(bench, monkeypatch):
-    import shutil
-    from types import SimpleNamespace
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of its own for the home, and a function that fills it."""
+    place = tmp_path / "home"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(place)]
+    if os.geteuid() != 0 or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("only root can mount a small disk")
 
+    def fill():
+        with contextlib.suppress(OSError), (place / "filler").open("wb", buffering=0) as file:
+            while file.write(b"x" * (64 << 10)):
+                pass
+
+    fill.empty = (place / "filler").unlink
+    yield fill
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def test_a_full_disk_pauses_the_run_and_it_goes_on_when_there_is_room(small_disk, bench):
+    bench.world.hold("b", "c")
+    directory = bench.create(STEPS, **ANALYSIS)
+    drive = bench.start(directory)
+    bench.world.wait_for("b")
+    small_disk()
+    drive.wait_for_notice("paused: only 0 MiB are free")
+    bench.world.release("c")
+    assert bench.world.ledger == ["a"]
+    small_disk.empty()
+    drive.wait_for_notice("goes on")
+    bench.world.release()
+    ok(drive.end())
+    assert Counter(bench.world.ledger) == Counter("abc")
+    assert json.loads(directory.manifest.read_text())["state"] == "finished"
+
+
+def test_a_disk_that_is_full_when_a_job_ends_loses_nothing(small_disk, bench):
+    bench.world.hold("a")
+    directory = bench.create("finish(job('a', 'exit', '0'))\nfinish(job('b', 'exit', '0'))")
+    drive = bench.start(directory)
+    bench.world.wait_for("a")
+    record = next(iter(bench.world.jobs.values())).attempt.record
+    Path(record).mkdir(parents=True)
+    small_disk()
+    bench.world.release()
+    drive.wait_for_notice("paused")
+    small_disk.empty()
+    ok(drive.end())
+    assert Counter(bench.world.ledger) == Counter("ab")
+
+
+def test_a_paused_run_can_be_cancelled(bench, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
     directory = bench.create('finish(job("a", "exit", "0"))')
     drive = bench.start(directory)

@@ -127,7 +127,7 @@ class World:
         place = Path(spec.directory)
         command, *rest = spec.argv
         record = Path(job.attempt.record)
-        record.mkdir(parents=True)
+        record.mkdir(parents=True, exist_ok=True)
         code = 0
         match command:
             case "write":
