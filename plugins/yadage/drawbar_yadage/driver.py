@@ -62,6 +62,7 @@ class Driver:
         self._ready: deque[Any] = deque()
         self._in_flight: dict[str, Any] = {}
         self._failure: StepFailed | None = None
+        self._total = 0
         self._begin(parameters, provider)
 
     def run(self) -> None:
@@ -218,6 +219,7 @@ class Driver:
             return
         if not waits:
             self._ready.append(node)
+        self._total += runs_a_command(task.spec)
 
     def _happened(self, key: Key) -> None:
         for rule in self._waiting.pop(key, ()):
@@ -239,6 +241,7 @@ class Driver:
                     with_jobs.append(node)
                 else:
                     self._finish_without_job(node)
+            self.jobs.progress(self._total)
             if with_jobs and self._failure is None:
                 self._submit_jobs(with_jobs)
             self._to_test.extend(self._restless.values())
@@ -260,7 +263,6 @@ class Driver:
                     self._succeed(node, Values(decode(ticket.value, self.jobs.workspace)))
                 else:
                     self._fail_job(node, ticket.result)
-        self.jobs.progress(self._maker.made)
 
     def _ended(self, executed: Executed) -> None:
         node = self._in_flight.pop(executed.ticket.identity)

@@ -53,7 +53,6 @@ class JobMaker:
         sources: Iterable[str],
         stages: Iterable[str],
     ) -> None:
-        self.made = 0
         self._jobs = jobs
         self._workspace = str(jobs.workspace)
         self._definition = definition
@@ -90,7 +89,6 @@ class JobMaker:
             str(task.metadata[key]) for key in ("wflow_offset", "wflow_stage", "wflow_stage_node_idx")
         ).lstrip("/")
         private = self._jobs.directory(identity)
-        self.made += 1
         return JobSpec(
             identity=identity,
             name=name,
@@ -107,7 +105,7 @@ class JobMaker:
             },
             mounts=tuple(self._mounts(state, action, private, placement)),
             stdin=None if action.script is None else str(private / "script"),
-            inputs=tuple(self._inputs(state, action, values)),
+            inputs=tuple(self._inputs(state, action)),
             outputs=(state.workdir,),
             resources=placement.resources,
             hints=placement.hints,
@@ -173,9 +171,8 @@ class JobMaker:
     def _placeholder(self, text: str) -> str:
         return self._embedded.sub("<workspace>", text) if self._workspace in text else text
 
-    def _inputs(self, state: State, action: Action, values: Values) -> Iterator[Input]:
+    def _inputs(self, state: State, action: Action) -> Iterator[Input]:
         texts = [action.text, action.command, *(content for _, content in action.files)]
-        texts += [value for _, value in values.leafs() if isinstance(value, str)]
         for name in self._closure.inputs_of(texts):
             yield Input(path=str(self._definition / name), name=name)
         for path in state.readonly:
