@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from drawbar import batchresults, batchscript
+from drawbar import batchscript
 from drawbar.backend import (
     Accepted,
     Attempt,
@@ -273,25 +273,24 @@ class BatchBackend(Backend):
         self, directives: tuple[str, ...], attempts: Sequence[Attempt]
     ) -> tuple[Batch | None, list[Attempt]]:
         """Write down everything that jobs need; also the attempts that were written down before."""
-        fresh: list[tuple[Attempt, Submitted]] = []
+        fresh: list[Attempt] = []
         before: list[Attempt] = []
         for attempt in attempts:
-            first = fresh[0][0] if fresh else attempt
-            number = len(fresh) + 1 if len(attempts) > 1 else 0
-            place = Submitted(batch=first.tag, index=number, directory=f"{first.record}/batch")
-            if batchscript.write_submission(attempt.record, place):
-                fresh.append((attempt, place))
-            else:
-                before.append(attempt)
+            known = batchscript.read_submission(attempt.record) is not None
+            (before if known else fresh).append(attempt)
         if not fresh:
             return None, before
+        first, array = fresh[0], len(fresh) > 1
+        directory = f"{first.record}/batch"
         batch = Batch(
-            name=fresh[0][1].batch,
-            directives=directives,
-            attempts=tuple(attempt for attempt, _ in fresh),
-            array=len(attempts) > 1,
-            directory=fresh[0][1].directory,
+            name=first.tag, directives=directives, attempts=tuple(fresh), array=array, directory=directory
         )
+        places = [
+            Submitted(batch=batch.name, index=number if array else 0, directory=directory)
+            for number in range(1, len(fresh) + 1)
+        ]
+        for attempt, place in zip(fresh, places, strict=True):
+            batchscript.write_submission(attempt.record, place)
         notices = f"{batch.directory}/notices"
         Path(notices).mkdir(parents=True)
         surroundings = Surroundings(
@@ -300,14 +299,14 @@ class BatchBackend(Backend):
             grace_s=self.options.grace_s,
             own_group=self.own_group,
         )
-        for attempt, place in fresh:
+        for attempt, place in zip(fresh, places, strict=True):
             text = batchscript.script(attempt, f"{notices}/{place.index}", surroundings)
             batchscript.write_text(f"{attempt.record}/job", text)
-        records = [attempt.record for attempt in batch.attempts]
+        records = [attempt.record for attempt in fresh]
         launcher = batchscript.launcher(records, self.index_variable)
         batchscript.write_text(batch.script, launcher, durably=True)
         Path(batch.script).chmod(0o700)
-        for attempt, place in fresh:
+        for attempt, place in zip(fresh, places, strict=True):
             self._jobs.add(attempt, place)
         return batch, before
 
@@ -331,13 +330,16 @@ class BatchBackend(Backend):
         self._parked.append(batch)
         return {attempt.tag: Accepted() for attempt in batch.attempts}
 
-    def _try(self, batch: Batch) -> dict[str, Submission]:
-        """Answers for the jobs of a batch that are still wanted. `Busy` when it cannot be taken now."""
+    def _try(self, batch: Batch, *, waited: bool = False) -> dict[str, Submission]:
+        """Answers for the jobs of a batch. `Busy` when it cannot be taken now.
+
+        Jobs that `waited` were accepted before: if they are refused now, that is their end.
+        """
         answer: Submission
         batch_id = ""
         try:
             batch_id = self.hand_over(batch)
-            answer = Accepted(native_id=batch_id)
+            answer = Accepted()
             self._pause.end()
         except Busy as error:
             self._troubled(error)
@@ -347,21 +349,22 @@ class BatchBackend(Backend):
         except Exception as error:
             answer = InDoubt(message=str(error))
         answers: dict[str, Submission] = {}
-        for attempt in batch.attempts:
-            job = self._jobs.get(attempt.tag)
+        for number, attempt in enumerate(batch.attempts, 1):
+            job = self._jobs.get(attempt.tag)  # none if it ended already, or was cancelled while it waited
             if isinstance(answer, Refused):
                 with contextlib.suppress(OSError):
-                    batchscript.claim(attempt.record)
-            if job is None:
-                continue  # cancelled while it waited
+                    batchscript.withdraw(attempt.record)
+                if job is not None and waited:
+                    self._tell(self._jobs.end(job, answer.reason, answer.message))
+                elif job is not None:
+                    self._jobs.remove(job)
+            elif batch_id:
+                answer = Accepted(native_id=self.job_id(batch_id, number if batch.array else 0))
+                if job is not None:
+                    self._jobs.handed_over(job, answer.native_id)
+            elif job is not None:
+                self._jobs.handed_over(job)
             answers[attempt.tag] = answer
-            if isinstance(answer, Refused):
-                self._jobs.remove(job)
-                continue
-            native_id = self.job_id(batch_id, job.place.index) if batch_id else ""
-            self._jobs.handed_over(job, native_id)
-            if native_id:
-                answers[attempt.tag] = Accepted(native_id=native_id)
         return answers
 
     # watching
@@ -384,14 +387,7 @@ class BatchBackend(Backend):
         while self._parked and not self.budget.closing.is_set():
             batch = self._parked[0]
             if any(self._jobs.get(attempt.tag) for attempt in batch.attempts):
-                answers = self._try(batch)
-                self._tell(
-                    [
-                        batchresults.ended(attempt, answer.reason, answer.message)
-                        for attempt in batch.attempts
-                        if isinstance(answer := answers.get(attempt.tag), Refused)
-                    ]
-                )
+                self._try(batch, waited=True)
             self._parked.popleft()
 
     def _tell(self, statuses: Sequence[JobStatus]) -> None:

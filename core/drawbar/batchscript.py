@@ -68,7 +68,7 @@ stop() { # ask the command to end, and make it after the grace
 
 why= child= watch= killer=
 host=${SLURMD_NODENAME:-$HOSTNAME}
-if ! mkdir -- "$record/claim"; then
+if ! mkdir -- "$record/claim" 2>/dev/null; then
   [[ -d $record/claim ]] && : >"$record/again" && exit 0
   echo "drawbar: cannot write $record on $host" >&2
   exit 74
@@ -84,7 +84,8 @@ _TAIL = r"""
 [[ -n $why ]] && finish 143 'it was asked to stop before the command was started'
 unable=$( { cd -- "$directory" && : <"$in" && : >"$out" && : >"$err"; } 2>&1) || {
   why=failed
-  unable=${unable##*: line *: }
+  unable=${unable#*: line } # bash tells where in this script
+  unable=${unable#*: }
   finish 126 "cannot start on $host: ${unable//$'\n'/ }"
 }
 cd -- "$directory"
@@ -183,8 +184,8 @@ def script(attempt: Attempt, notice: str, surroundings: Surroundings) -> str:
             f"# One attempt of the job {_comment(spec.name)}, made by drawbar.",
             *(f"{name}={quote(value)}" for name, value in values.items()),
             _HEAD,
-            *((_MODULES, modules) if modules else ()),
             *surroundings.prolog,
+            *((_MODULES, modules) if modules else ()),
             f"run_job() {{\n  {command}\n}}",
             _TAIL.replace("REDIRECT", "&1" if values["err"] == values["out"] else '"$err"'),
         ]
@@ -227,9 +228,10 @@ def claim(record: str) -> bool:
     return True
 
 
-def claimed(record: str) -> bool:
-    """Whether a script started, or a driver closed the attempt."""
-    return Path(record, _CLAIM).exists()
+def withdraw(record: str) -> None:
+    """The attempt was not submitted after all, and never will be. OSError when that cannot be noted."""
+    claim(record)
+    Path(record, _SUBMISSION).unlink(missing_ok=True)
 
 
 def started_again(record: str) -> bool:
@@ -237,18 +239,11 @@ def started_again(record: str) -> bool:
     return Path(record, "again").exists()
 
 
-def write_submission(record: str, place: Submitted) -> bool:
-    """Note that an attempt is about to be submitted; False when it was before, and nothing is changed.
-
-    Raises OSError when it cannot be noted; then it must not be submitted.
-    """
+def write_submission(record: str, place: Submitted) -> None:
+    """Note that an attempt is about to be submitted. Raises OSError when that cannot be, or was before."""
     Path(record).mkdir(parents=True, exist_ok=True)
-    try:
-        with Path(record, _SUBMISSION).open("x") as file:
-            file.write(f"batch={place.batch}\nindex={place.index}\ndirectory={place.directory}\n")
-    except FileExistsError:
-        return False
-    return True
+    with Path(record, _SUBMISSION).open("x") as file:
+        file.write(f"batch={place.batch}\nindex={place.index}\ndirectory={place.directory}\n")
 
 
 def read_submission(record: str) -> Submitted | None:

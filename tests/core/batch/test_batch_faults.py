@@ -1,0 +1,219 @@
+"""A scheduler that is down, deaf, slow or forgetful loses no job, doubles none and fails none."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from drawbar.backend import Accepted, InDoubt, Refused
+from drawbar.errors import BackendError
+from drawbar.model import JobState, Reason, Resources
+
+
+def ledger_job(driver, number=1):
+    return driver.shell('echo "$2" >> "$1"', str(driver.directory / "ledger"), str(number))
+
+
+def ledger(driver):
+    path = driver.directory / "ledger"
+    return sorted(map(int, path.read_text().split())) if path.exists() else []
+
+
+def test_a_burst_is_one_submission_and_few_questions(driver, fake):
+    attempts = [ledger_job(driver, number) for number in range(50)]
+    answers = driver.run(*attempts)
+    assert len({answer.native_id for answer in answers}) == 50
+    for attempt in attempts:
+        driver.end(attempt)
+    assert ledger(driver) == list(range(50))
+    assert fake.calls("qsub") == 1
+    assert fake.calls("qstat") < 15
+
+
+def test_jobs_that_ask_for_different_things_are_submitted_apart(driver, fake):
+    attempts = [driver.shell("exit 0", resources=Resources(cpus=1 + number % 2)) for number in range(4)]
+    driver.run(*attempts)
+    for attempt in attempts:
+        driver.end(attempt)
+    assert fake.calls("qsub") == 2
+
+
+def test_a_scheduler_that_is_away_delays_jobs_and_fails_none(driver, fake):
+    fake.set("down")
+    attempts = [ledger_job(driver, number) for number in range(3)]
+    answers = driver.submit(*attempts)
+    assert all(isinstance(answer, Accepted) for answer in answers)
+    driver.wait_for(lambda: any("cannot connect" in each for each in driver.watch.troubles), "it is told")
+    with pytest.raises(BackendError, match="cannot connect"):
+        driver.find(*attempts)
+    fake.clear("down")
+    for attempt in attempts:
+        assert driver.end(attempt).ok
+    assert ledger(driver) == [0, 1, 2]
+    assert driver.watch.troubles[-1] == ""
+
+
+def test_what_waits_for_the_scheduler_can_be_cancelled(driver, fake):
+    fake.set("down")
+    unwanted, wanted = ledger_job(driver, 1), ledger_job(driver, 2)
+    driver.submit(unwanted)
+    driver.submit(wanted)
+    driver.cancel(unwanted)
+    assert driver.end(unwanted).reason is Reason.CANCELLED
+    fake.clear("down")
+    assert driver.end(wanted).ok
+    assert ledger(driver) == [2]
+
+
+def test_a_job_refused_after_waiting_ends_as_rejected(driver, fake):
+    fake.set("down")
+    attempt = ledger_job(driver)
+    driver.submit(attempt)
+    fake.set("refusing")
+    fake.clear("down")
+    result = driver.end(attempt)
+    assert (result.reason, result.message) == (Reason.REJECTED, "qsub: Unknown queue")
+
+
+def test_a_refusal_has_the_schedulers_words(driver, fake):
+    fake.set("refusing")
+    attempt = ledger_job(driver)
+    (answer,) = driver.submit(attempt)
+    assert answer == Refused(message="qsub: Unknown queue")
+    assert driver.find(attempt) == {}
+
+
+def test_a_wish_that_cannot_be_passed_on_is_refused_before_the_scheduler_hears_of_it(driver, fake):
+    attempt = driver.shell("exit 0", hints={"pbs": {"pbs_queue": "x -l walltime=99"}})
+    assert "pbs_queue" in driver.backend.refuses(attempt.spec)
+    (answer,) = driver.submit(attempt)
+    assert isinstance(answer, Refused)
+    assert "pbs_queue" in answer.message
+    assert fake.calls("qsub") == 0
+
+
+def test_a_batch_that_was_taken_without_an_answer_is_found(open_driver, fake):
+    driver = open_driver(call_timeout_s=1.0)
+    fake.set("deaf", "taken")
+    attempts = [ledger_job(driver, number) for number in range(2)]
+    answers = driver.submit(*attempts)
+    assert all(isinstance(answer, InDoubt) for answer in answers)
+    fake.clear("deaf")
+    assert driver.find(*attempts).keys() == {attempt.tag for attempt in attempts}
+    for attempt in attempts:
+        assert driver.end(attempt).ok
+    assert ledger(driver) == [0, 1]
+
+
+def test_a_batch_that_never_arrived_is_lost_and_cannot_start_any_more(open_driver, fake):
+    driver = open_driver(call_timeout_s=1.0)
+    fake.set("deaf", "not taken")
+    attempt = ledger_job(driver)
+    (answer,) = driver.submit(attempt)
+    assert isinstance(answer, InDoubt)
+    fake.clear("deaf")
+    result = driver.end(attempt)
+    assert result.reason is Reason.LOST
+    assert "does not know it" in result.message
+    late = subprocess.run([f"{attempt.record}/batch/launcher"], check=True, capture_output=True)
+    assert late.stderr == b""
+    assert ledger(driver) == []
+
+
+def test_what_a_driver_wrote_down_and_never_submitted_is_lost_for_the_next_one(driver, fake):
+    fake.set("down")
+    attempt = ledger_job(driver)
+    driver.submit(attempt)
+    driver.close()
+    fake.clear("down")
+    driver.open()
+    assert driver.find(attempt)[attempt.tag].state is JobState.SUBMITTED
+    assert driver.end(attempt).reason is Reason.LOST
+    assert ledger(driver) == []
+
+
+def test_a_job_that_waits_in_the_queue_can_be_cancelled(driver, fake):
+    fake.set("paused")
+    attempts = [ledger_job(driver, number) for number in range(3)]
+    driver.run(*attempts)
+    driver.cancel(*attempts)
+    for attempt in attempts:
+        assert driver.end(attempt).reason is Reason.CANCELLED
+    assert ledger(driver) == []
+    assert fake.calls("qdel") == 1
+
+
+def test_a_job_found_after_a_restart_can_be_cancelled(driver, fake):
+    gate = driver.directory / "gate"
+    attempt = driver.gated(gate)
+    driver.run(attempt)
+    driver.wait_for(gate.with_name("gate.ledger").exists, "it starts")
+    driver.close()
+    driver.open()
+    driver.cancel(attempt)
+    assert driver.end(attempt).reason is Reason.CANCELLED
+
+
+@pytest.mark.parametrize("forgetful", [False, True])
+def test_a_job_whose_node_dies_is_not_a_success(driver, fake, forgetful):
+    if forgetful:
+        fake.set("forgetful")
+    gate, pid = driver.directory / "gate", driver.directory / "pid"
+    attempt = driver.shell(
+        'echo $PPID > "$2.new"; mv "$2.new" "$2"; while [ ! -e "$1" ]; do sleep 0.05; done',
+        str(gate),
+        str(pid),
+    )
+    driver.run(attempt)
+    driver.wait_for(pid.exists, "it starts")
+    os.kill(int(pid.read_text()), signal.SIGKILL)  # the script, which can leave no record then
+    gate.touch()
+    result = driver.end(attempt)
+    if forgetful:
+        assert result.reason is Reason.LOST
+        assert "any more" in result.message
+    else:
+        assert (result.reason, result.exit_code) == (Reason.EXIT_CODE, 137)
+    assert result.host
+    assert result.started
+
+
+def test_a_batch_is_no_larger_than_the_site_allows(open_driver, fake):
+    driver = open_driver(batch_size=4)
+    attempts = [ledger_job(driver, number) for number in range(10)]
+    driver.run(*attempts)
+    for attempt in attempts:
+        driver.end(attempt)
+    assert fake.calls("qsub") == 3
+    assert ledger(driver) == list(range(10))
+
+
+def test_calls_of_the_scheduler_stay_in_their_budget(open_driver, fake):
+    driver = open_driver(calls_per_minute=24.0, poll_s=0.1)
+    gate = driver.directory / "gate"
+    attempt = driver.gated(gate)
+    driver.run(attempt)
+    fake.wait_for_call("qstat", 5)  # the burst is six, with the submission
+    assert fake.calls("qstat") == 5
+    gate.touch()
+    assert driver.end(attempt).ok  # told by its record, while there is no call left
+
+
+def test_check_runs_a_job_and_says_what_is_wrong(open_driver, fake, tmp_path):
+    driver = open_driver(check_directory=str(tmp_path), check_s=20.0)
+    before = sorted(tmp_path.iterdir())
+    assert driver.call(driver.backend.check) == []
+    fake.set("refusing")
+    (problem,) = driver.call(driver.backend.check)
+    assert "Unknown queue" in problem.message
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_missing_command_is_named(open_driver):
+    driver = open_driver(bin_directory="/nowhere")
+    (answer,) = driver.submit(driver.shell("exit 0"))
+    assert "no command 'qsub'" in answer.message
+    assert Path("/nowhere").exists() is False

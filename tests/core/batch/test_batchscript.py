@@ -1,0 +1,182 @@
+"""The script of an attempt: what it runs, what it records, and that a second copy does nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from drawbar import batchscript
+from drawbar.backend import Attempt
+from drawbar.batchscript import Surroundings
+from drawbar.model import JobSpec, Resources
+
+
+@pytest.fixture
+def make(tmp_path):
+    def make(*argv, surroundings=None, **fields):
+        fields.setdefault("directory", str(tmp_path))
+        spec = JobSpec(identity="i", name="a name\nwith lines", step="s", argv=argv, canonical=None, **fields)
+        record = tmp_path / "re cord's"
+        record.mkdir()
+        attempt = Attempt(
+            tag="db-1", run="r", number=1, record=str(record), workspace=str(tmp_path), spec=spec
+        )
+        text = batchscript.script(
+            attempt, str(tmp_path / "notice"), surroundings or Surroundings(grace_s=0.3)
+        )
+        batchscript.write_text(str(record / "job"), text)
+        return record
+
+    return make
+
+
+def run(record, **environment):
+    return subprocess.run(
+        ["/bin/bash", "--", record / "job"],
+        env={"PATH": os.environ["PATH"], **environment},
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def wait_for(path: Path) -> None:
+    give_up = time.monotonic() + 30
+    while not path.exists():
+        assert time.monotonic() < give_up
+        time.sleep(0.02)
+
+
+def start(record):
+    return subprocess.Popen(["/bin/bash", "--", record / "job"], stderr=subprocess.DEVNULL)
+
+
+def test_the_record_is_complete(make, tmp_path):
+    record = make(
+        "sh", "-c", "echo out; echo err >&2; i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; exit 7"
+    )
+    done = run(record, SLURMD_NODENAME="n7")
+    assert (done.returncode, done.stderr) == (7, b"")
+    end = batchscript.read_end(str(record))
+    assert (end.exit_code, end.why, end.message, end.host) == (7, "", "", "n7")
+    assert 0 < end.cpu_s < 30
+    assert 1e9 < end.started <= end.finished
+    assert (record / "stdout").read_text() == "out\n"
+    assert (record / "stderr").read_text() == "err\n"
+    assert (tmp_path / "notice").exists()
+    begun = batchscript.read_start(str(record))
+    assert (begun.host, begun.started) == ("n7", end.started)
+
+
+def test_a_second_copy_does_nothing_and_says_so(make, tmp_path):
+    record = make("sh", "-c", 'echo >> "$0"', str(tmp_path / "ledger"))
+    assert run(record).returncode == 0
+    assert not batchscript.started_again(str(record))
+    assert run(record).returncode == 0
+    assert batchscript.started_again(str(record))
+    assert (tmp_path / "ledger").read_text() == "\n"
+
+
+def test_an_attempt_that_was_closed_does_not_start(make, tmp_path):
+    record = make("touch", str(tmp_path / "made"))
+    assert batchscript.claim(str(record))
+    assert not batchscript.claim(str(record))
+    assert run(record).returncode == 0
+    assert not (tmp_path / "made").exists()
+    assert batchscript.read_end(str(record)) is None
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_without_a_record_nothing_is_run(make, tmp_path):
+    record = make("touch", str(tmp_path / "made"))
+    record.chmod(0o500)
+    assert run(record).returncode == 74
+    record.chmod(0o700)
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("field", ["stdin", "stdout", "stderr"])
+def test_a_stream_that_cannot_be_opened_is_named(make, tmp_path, field):
+    record = make("true", **{field: str(tmp_path / "no such" / "file")})
+    assert run(record).returncode == 126
+    end = batchscript.read_end(str(record))
+    assert (end.why, end.exit_code) == ("failed", 126)
+    assert f"{tmp_path}/no such/file: No such file or directory" in end.message
+
+
+def test_one_file_may_take_both_streams(make, tmp_path):
+    log = str(tmp_path / "log")
+    record = make("sh", "-c", "echo a; echo b >&2; echo c", stdout=log, stderr=log)
+    run(record)
+    assert Path(log).read_text() == "a\nb\nc\n"
+
+
+def test_walltime_ends_a_job_that_does_not_listen(make):
+    record = make(
+        "sh", "-c", 'trap "" TERM; while :; do sleep 0.1; done', resources=Resources(walltime_s=0.2)
+    )
+    run(record)
+    assert batchscript.read_end(str(record)).why == batchscript.WALLTIME
+
+
+def test_a_signal_to_the_script_ends_the_command_and_is_recorded(make, tmp_path):
+    record = make("sh", "-c", ': > "$0"; exec sleep 300', str(tmp_path / "started"))
+    process = start(record)
+    wait_for(tmp_path / "started")
+    process.send_signal(signal.SIGTERM)
+    process.wait(30)
+    assert batchscript.read_end(str(record)).why == batchscript.SIGNAL
+
+
+def test_what_a_command_leaves_behind_is_ended(make, tmp_path):
+    record = make("sh", "-c", 'sleep 300 & echo $! > "$0"', str(tmp_path / "pid"))
+    assert run(record).returncode == 0
+    pid = int((tmp_path / "pid").read_text())
+    give_up = time.monotonic() + 30
+    while Path(f"/proc/{pid}").exists() and Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z":
+        assert time.monotonic() < give_up
+        time.sleep(0.02)
+
+
+def test_the_command_has_default_signals(make, tmp_path):
+    record = make("sh", "-c", "grep SigIgn /proc/self/status")
+    run(record)
+    assert int((record / "stdout").read_text().split()[1], 16) & (1 << signal.SIGINT - 1) == 0
+
+
+def test_prolog_and_modules_come_before_the_command(make, tmp_path):
+    prolog = ('module() { echo "$@" >> "$record/modules"; [ "$2" != bad/1 ]; }', "export FROM_PROLOG=1")
+    surroundings = Surroundings(prolog=prolog, modules=("gcc/13", "root/6 x"))
+    record = make("sh", "-c", 'echo "$FROM_PROLOG"', surroundings=surroundings)
+    run(record)
+    assert (record / "stdout").read_text() == "1\n"
+    assert (record / "modules").read_text() == "load gcc/13\nload root/6 x\n"
+
+
+def test_a_module_that_cannot_be_loaded_is_named(make):
+    surroundings = Surroundings(prolog=("module() { false; }",), modules=("gcc/13",))
+    record = make("true", surroundings=surroundings)
+    assert run(record).returncode == 126
+    assert batchscript.read_end(str(record)).message == "module gcc/13 cannot be loaded"
+
+
+def test_torn_records_count_as_missing(tmp_path):
+    assert batchscript.read_end(str(tmp_path)) is None
+    for text in ("", "exit=", "garbage", "why=walltime\n", "exit=x\n"):
+        (tmp_path / "end").write_text(text)
+        assert batchscript.read_end(str(tmp_path)) is None
+
+
+@pytest.mark.parametrize("word", ["a", "gpu:a100:2", "x86&avx|sse", "node[1-3]", "a,b", "4h"])
+def test_words_that_may_be_directives(word):
+    assert batchscript.directive(word, "w") == word
+
+
+@pytest.mark.parametrize("word", ["", "-x", "--export=ALL", "a b", "a\nb", "$(x)", "`x`", "a;b", "a'b", "ü"])
+def test_words_that_may_not(word):
+    with pytest.raises(ValueError, match="slurm_qos"):
+        batchscript.directive(word, "slurm_qos")
