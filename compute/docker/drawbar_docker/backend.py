@@ -1,0 +1,573 @@
+"""The docker backend: hands jobs to a container engine and tells how they ended.
+
+A job: queued (its image is fetched) ─▶ launching (its container is made and started) ─▶ running ─▶
+ended: what the engine knows of it is recorded in the attempt's directory, and its container removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, ClassVar
+
+from drawbar.backend import (
+    Accepted,
+    Attempt,
+    Backend,
+    BackendFeature,
+    Capacity,
+    EventSink,
+    InDoubt,
+    JobStatus,
+    Refused,
+    Submission,
+)
+from drawbar.errors import BackendError, Problem
+from drawbar.model import JobResult, JobSpec, JobState, Reason
+from drawbar.options import Options as BaseOptions
+from drawbar.options import option
+
+from drawbar_docker import containers, records, results
+from drawbar_docker.engine import Engine, EngineError, Facts
+from drawbar_docker.images import Image, ImageError, Images, Pull, reference_of
+from drawbar_docker.records import Stop
+from drawbar_docker.results import Window
+from drawbar_docker.timers import Timers
+from drawbar_docker.watch import Watcher
+
+_LAUNCHERS = 8
+_HARVESTERS = 4
+_AGAIN_S = 5.0
+_ALIVE = frozenset({"created", "running", "paused", "restarting"})
+_ENDS = frozenset({"die", "died", "destroy", "remove"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DockerOptions(BaseOptions):
+    """What `drawbar.toml` may say about the docker backend."""
+
+    host: str | None = option(
+        None, help="where the engine is, as in DOCKER_HOST; else that, the docker context, a usual socket"
+    )
+    pull: Pull = option(Pull.MISSING, help="when images are fetched: missing, always (once a run), never")
+    network: str | None = option(None, help="the engine's network that jobs are in; its default")
+    shared: tuple[str, ...] = option(
+        ("/cvmfs",), help="directories of this machine that jobs may ask to see, read-only"
+    )
+    limit_cpus: bool = option(
+        False, help="whether a job may use only the CPUs that it asks for, even when others are idle"
+    )
+    grace_s: float = option(10.0, help="seconds between asking a job to end (TERM) and killing it")
+
+
+class _Phase(Enum):
+    QUEUED = "waits for its image"
+    LAUNCHING = "launching"
+    STALLED = "the engine did not answer"
+    RUNNING = "running"
+    HARVESTING = "ended"
+
+
+class _Job:
+    """A job that has not ended. Changed under the backend's lock."""
+
+    __slots__ = ("attempt", "container", "phase", "reimaged", "stop")
+
+    def __init__(self, attempt: Attempt, phase: _Phase = _Phase.QUEUED, container: str | None = None) -> None:
+        self.attempt = attempt
+        self.phase = phase
+        self.container = container
+        self.stop: Stop | None = None
+        self.reimaged = False
+
+    @property
+    def state(self) -> JobState:
+        running = self.phase in (_Phase.RUNNING, _Phase.HARVESTING)
+        return JobState.RUNNING if running else JobState.SUBMITTED
+
+
+class DockerBackend(Backend):
+    """Runs each job in a container of an engine that speaks the Docker API, on this machine.
+
+    Containers are named after the attempt's tag, so that a repeated submit is one container; they
+    outlive the driver and, where the engine lets them, the engine's own restart.
+    """
+
+    name: ClassVar[str] = "docker"
+    api: ClassVar[int] = 1
+    features: ClassVar[frozenset[BackendFeature]] = frozenset(
+        {
+            BackendFeature.CONTAINERS,
+            BackendFeature.MEMORY_LIMIT,
+            BackendFeature.WALLTIME,
+            BackendFeature.GPUS,
+            BackendFeature.NO_NETWORK,
+            BackendFeature.SURVIVES_DRIVER,
+        }
+    )
+    Options: ClassVar[type[BaseOptions]] = DockerOptions
+    grace_s: ClassVar[float] = 10.0
+
+    options: DockerOptions
+    _events: EventSink
+    _timers: Timers
+
+    def __init__(self, options: BaseOptions) -> None:
+        super().__init__(options)
+        self._engine = Engine(self.options.host)
+        self._known_facts: Facts | None = None
+        self._images = Images(self._engine, self.options.pull)
+        self._launchers = ThreadPoolExecutor(_LAUNCHERS, "drawbar-docker-launch")
+        self._harvesters = ThreadPoolExecutor(_HARVESTERS, "drawbar-docker-harvest")
+        self._lock = threading.RLock()  # guards what follows, and keeps what is told in order
+        self._jobs: dict[str, _Job] = {}
+        self._told: set[str] = set()
+        self._closing = threading.Event()
+        self._watcher: Watcher | None = None
+
+    def check(self) -> Sequence[Problem]:
+        """Whether an engine answers."""
+        try:
+            self._engine.facts()
+        except BackendError as error:
+            return [Problem(message=f"docker backend: {error}")]
+        return []
+
+    def capacity(self) -> Capacity:
+        """What the engine's machine has; unknown while none answers."""
+        try:
+            facts = self._facts()
+        except BackendError:
+            return Capacity()
+        return Capacity(cpus=facts.cpus, memory_mib=facts.memory_mib or None)
+
+    def refuses(self, spec: JobSpec) -> str | None:
+        """A job without an image, or one that is too large for the engine's machine."""
+        if problem := containers.cannot_run(spec):
+            return problem
+        try:
+            reference_of(spec.image or "")
+            facts = self._facts()
+        except ImageError as error:
+            return str(error)
+        except BackendError:
+            return None  # told by `check` and `start`
+        wanted = spec.resources
+        if wanted.cpus > facts.cpus:
+            return f"asks for {wanted.cpus:g} CPUs, of which the engine's machine has {facts.cpus:g}"
+        if facts.memory_mib and (wanted.memory_mib or 0) > facts.memory_mib:
+            return f"asks for {wanted.memory_mib} MiB of memory, the engine's machine has {facts.memory_mib}"
+        if wanted.gpus and not facts.gpus:
+            return "asks for a GPU, and the engine has no runtime for them (the NVIDIA container toolkit)"
+        return None
+
+    def start(self, events: EventSink) -> None:
+        """Begin to watch. Raises `BackendError`, with the remedy, when no engine answers."""
+        self._facts()
+        self._events = events
+        self._timers = Timers("drawbar-docker-timers")
+        self._watcher = Watcher(
+            self._engine,
+            containers.TAG,
+            hear=self._hear,
+            reconcile=self._reconcile,
+            trouble=self._events.trouble,
+        )
+
+    def submit(self, attempts: Sequence[Attempt]) -> Sequence[Submission]:
+        """Take a batch; images are fetched and containers made in the background."""
+        if self._watcher is None or self._closing.is_set():
+            raise BackendError("the docker backend is not started, or closed")
+        return [self._take(attempt) for attempt in attempts]
+
+    def find(self, attempts: Sequence[Attempt]) -> Mapping[str, JobStatus]:
+        """What the attempts' records and the engine's containers say, in one query."""
+        answer: dict[str, JobStatus] = {}
+        unknown = []
+        for attempt in attempts:
+            with self._lock:
+                job = self._jobs.get(attempt.tag)
+            if job is not None:
+                answer[attempt.tag] = self._status(job)
+            elif result := records.get_result(attempt.record):
+                answer[attempt.tag] = results.status(attempt, result)
+            else:
+                unknown.append(attempt)
+        if unknown:
+            runs = {attempt.run for attempt in unknown}
+            labels = [containers.TAG, *(f"{containers.RUN}={run}" for run in runs if len(runs) == 1)]
+            found = _by_tag(self._engine.containers(*labels))
+            for attempt in unknown:
+                if status := self._look(attempt, found.get(attempt.tag)):
+                    answer[attempt.tag] = status
+        return answer
+
+    def cancel(self, attempts: Sequence[Attempt]) -> None:
+        """TERM to the container, KILL after the grace."""
+        with self._lock:
+            unknown = [each for each in attempts if each.tag not in self._jobs and each.tag not in self._told]
+        if unknown := [each for each in unknown if Path(each.record).exists()]:
+            self.find(unknown)
+        for attempt in attempts:
+            with self._lock:
+                job = self._jobs.get(attempt.tag)
+            if job is not None:
+                self._stop(job, Reason.CANCELLED)
+
+    def forget(self, attempts: Sequence[Attempt]) -> None:
+        """Containers are gone by now; records and logs stay: they are the run's."""
+        with self._lock:
+            self._told.difference_update(attempt.tag for attempt in attempts)
+
+    def close(self) -> None:
+        """Stop watching, when what is being launched and removed is. Containers stay."""
+        if self._closing.is_set():
+            return
+        self._closing.set()
+        self._images.close()
+        if self._watcher is not None:
+            self._watcher.close()
+            self._timers.close()
+        self._launchers.shutdown(cancel_futures=True)
+        self._harvesters.shutdown()
+        self._engine.close()
+
+    # Launching
+
+    def _take(self, attempt: Attempt) -> Submission:
+        with self._lock:
+            if job := self._jobs.get(attempt.tag):
+                return Accepted(native_id=results.short(job.container or ""))
+            if attempt.tag in self._told:
+                return Accepted()
+        if problem := containers.cannot_run(attempt.spec) or containers.refusal(attempt, self.options.shared):
+            return Refused(message=problem)
+        try:
+            mine = records.claim(attempt.record)
+        except OSError as error:
+            return Refused(message=f"the directory of its records cannot be made: {error}")
+        if not mine:
+            status = self.find([attempt]).get(attempt.tag)
+            if status is None:
+                return InDoubt(message="another driver took it, and has not made its container")
+            if status.result is not None:
+                self._tell_end(attempt, status.result)
+            return Accepted(native_id=status.native_id)
+        job = _Job(attempt)
+        with self._lock:
+            self._jobs[attempt.tag] = job
+        self._queue(job)
+        return Accepted()
+
+    def _queue(self, job: _Job) -> None:
+        """Have a job launched when its image is here."""
+        assert job.attempt.spec.image is not None, "jobs without an image are refused"
+        image = self._images.ensure(job.attempt.spec.image, lambda text: self._waits(job, text))
+        image.add_done_callback(lambda image: self._later(self._launchers, self._launch, job, image))
+
+    def _launch(self, job: _Job, image: Future[Image]) -> None:
+        attempt = job.attempt
+        with self._lock:
+            if self._jobs.get(attempt.tag) is not job or self._closing.is_set():
+                return
+            job.phase = _Phase.LAUNCHING
+        try:
+            container = self._create(job, image.result())
+            records.set_container(attempt.record, container)
+            with self._lock:
+                job.container = container
+            if job.stop is None:
+                self._engine.start(container)
+                self._began(job, time.time())
+            else:
+                self._end(job, results.failed(attempt, job.stop.reason, ""))
+        except ImageError as error:
+            self._end(job, results.failed(attempt, Reason.IMAGE, str(error)))
+        except EngineError as error:
+            if error.not_found and job.container is None and not job.reimaged:
+                job.reimaged = True  # somebody removed the image since it was looked for
+                self._images.drop(attempt.spec.image or "")
+                self._queue(job)
+                return
+            message = f"the engine refused it: {error}"
+            self._end(job, results.failed(attempt, Reason.REJECTED, message, job.container))
+        except (BackendError, OSError) as error:
+            self._stall(job, error)
+        except Exception as error:
+            self._end(job, results.failed(attempt, Reason.REJECTED, f"it cannot be launched: {error!r}"))
+
+    def _create(self, job: _Job, image: Image) -> str:
+        attempt = job.attempt
+        body = containers.configuration(
+            attempt,
+            image=image.id,
+            image_environment=image.environment,
+            facts=self._facts(),
+            network=self.options.network,
+            limit_cpus=self.options.limit_cpus,
+        )
+        try:
+            return self._engine.create(attempt.tag, body)
+        except EngineError as error:
+            if not error.conflict:
+                raise
+            return str(self._engine.inspect(attempt.tag)["Id"])  # made by a call whose answer was lost
+
+    def _began(self, job: _Job, started: float) -> None:
+        """A container runs, or has run: tell it, and see to its end."""
+        with self._lock:
+            if self._jobs.get(job.attempt.tag) is not job or job.phase is _Phase.HARVESTING:
+                return
+            job.phase = _Phase.RUNNING
+            stop = job.stop
+            self._events.status([self._status(job)])
+        if stop is not None:
+            self._kill(job)
+        elif limit := job.attempt.spec.resources.walltime_s:
+            tag = job.attempt.tag
+            self._timers.after(started + limit - time.time(), lambda: self._timeout(tag))
+
+    def _stall(self, job: _Job, error: Exception) -> None:
+        """It is not known how far a job got: it is looked at when the engine answers again."""
+        with self._lock:
+            job.phase = _Phase.STALLED
+        self._events.trouble(str(error))
+        if isinstance(error, OSError):
+            self._timers.after(_AGAIN_S, lambda: self._later(self._harvesters, self._reconcile))
+
+    # Ending
+
+    def _stop(self, job: _Job, reason: Reason) -> None:
+        with self._lock:
+            first = job.stop is None
+            if first:
+                job.stop = Stop(reason=reason, time=time.time())
+            stop, waits = job.stop, job.phase is _Phase.QUEUED
+        assert stop is not None
+        if first:
+            with contextlib.suppress(OSError):  # then a later driver takes it for killed
+                records.set_stop(job.attempt.record, stop)
+        if waits:
+            self._end(job, results.failed(job.attempt, stop.reason, ""))
+        elif job.phase is _Phase.RUNNING:
+            self._kill(job)
+
+    def _kill(self, job: _Job) -> None:
+        tag = job.attempt.tag
+        self._later(self._harvesters, self._signal, tag, "SIGTERM")
+        kill = lambda: self._later(self._harvesters, self._signal, tag, "SIGKILL")  # noqa: E731
+        self._timers.after(self.options.grace_s, kill)
+
+    def _timeout(self, tag: str) -> None:
+        with self._lock:
+            job = self._jobs.get(tag)
+        if job is not None and job.phase is _Phase.RUNNING:
+            self._later(self._harvesters, self._stop, job, Reason.TIMEOUT)
+
+    def _signal(self, tag: str, signal: str) -> None:
+        with self._lock:
+            job = self._jobs.get(tag)
+        if job is not None and job.container is not None:
+            with self._trouble():
+                self._engine.kill(job.container, signal)
+
+    def _harvest(self, tag: str, outage: Window | None = None) -> None:
+        """Record, tell and remove a container that has ended."""
+        with self._lock:
+            job = self._jobs.get(tag)
+            if job is None or job.container is None or job.phase is _Phase.HARVESTING:
+                return
+            before, job.phase = job.phase, _Phase.HARVESTING
+        again = True
+        try:
+            with self._trouble():
+                result = self._result(job.attempt, job.container, outage)
+                again = result is None
+                if result is not None:
+                    self._end(job, result)
+        finally:
+            if again:
+                with self._lock:
+                    job.phase = before
+
+    def _result(self, attempt: Attempt, container: str, outage: Window | None = None) -> JobResult | None:
+        """How a container ended; None while it has not."""
+        try:
+            found = self._engine.inspect(container)
+        except EngineError as error:
+            if error.not_found:
+                return _removed(attempt, container)
+            raise
+        if found["State"].get("Status") in _ALIVE:
+            return None
+        log = ""
+        if found["State"]["ExitCode"] != 0:
+            with contextlib.suppress(EngineError):
+                log = self._engine.log(container)
+        return results.ended(
+            attempt,
+            found,
+            stop=records.stop(attempt.record),
+            host=self._facts().name,
+            log=log,
+            outage=outage,
+        )
+
+    def _end(self, job: _Job, result: JobResult) -> None:
+        """A job has ended: make that durable, tell it, and remove its container."""
+        try:
+            result = records.set_result(job.attempt.record, result)
+        except OSError as error:
+            self._events.trouble(f"the end of {job.attempt.spec.name} cannot be recorded: {error}")
+            self._timers.after(_AGAIN_S, lambda: self._later(self._harvesters, self._end, job, result))
+            return
+        self._tell_end(job.attempt, result)
+        if job.container is not None:
+            with self._trouble():
+                self._engine.remove(job.container)
+
+    # Looking
+
+    def _look(self, attempt: Attempt, found: Mapping[str, Any] | None) -> JobStatus | None:
+        """The status of an attempt that this object does not know; one that is alive is adopted."""
+        if found is not None and found["State"] in _ALIVE:
+            job = _Job(attempt, _Phase.LAUNCHING, found["Id"])
+            job.stop = records.stop(attempt.record)
+            with self._lock:
+                job = self._jobs.setdefault(attempt.tag, job)
+            self._adopt(job, found["State"])
+            return self._status(job)
+        if found is not None:
+            result = self._result(attempt, found["Id"])
+        elif container := records.container(attempt.record):
+            result = _removed(attempt, container)
+        else:
+            return None
+        if result is None:
+            raise BackendError(f"{attempt.spec.name} is changing its state", transient=True)
+        result = records.set_result(attempt.record, result)
+        if found is not None:
+            self._later(self._harvesters, self._engine.remove, found["Id"])
+        return results.status(attempt, result)
+
+    def _adopt(self, job: _Job, state: str) -> None:
+        """Go on with a container that somebody else, or a call without an answer, made."""
+        assert job.container is not None
+        if state == "created":
+            if job.stop is not None:
+                self._later(
+                    self._harvesters, self._end, job, results.failed(job.attempt, job.stop.reason, "")
+                )
+                return
+            self._engine.start(job.container)
+        started = results.when(self._engine.inspect(job.container)["State"].get("StartedAt"))
+        self._began(job, started or time.time())
+        self._later(self._harvesters, self._harvest, job.attempt.tag)  # it may have ended meanwhile
+
+    def _hear(self, event: Mapping[str, Any]) -> None:
+        tag = ((event.get("Actor") or {}).get("Attributes") or {}).get(containers.TAG)
+        if tag and (event.get("Action") or event.get("status")) in _ENDS:
+            self._later(self._harvesters, self._harvest, tag)
+
+    def _reconcile(self, outage: Window | None = None) -> None:
+        """Compare what this object believes with what the engine, which may be another by now, has."""
+        if outage:
+            self._known_facts = None
+        with self._lock:
+            jobs = {tag: (job, job.phase) for tag, job in self._jobs.items()}
+        found = _by_tag(self._engine.containers(containers.TAG))
+        for tag, (job, phase) in jobs.items():
+            container = found.get(tag)
+            ended = container is None or container["State"] not in _ALIVE
+            if phase is _Phase.STALLED:
+                self._go_on(job, container)
+            elif ended and (phase is _Phase.RUNNING or container is not None):
+                self._later(self._harvesters, self._harvest, tag, outage)
+            elif phase is _Phase.RUNNING and job.stop is not None:
+                self._kill(job)
+        for tag, container in found.items():
+            if tag not in jobs and container["State"] not in _ALIVE:
+                self._later(self._harvesters, self._sweep, tag, container)
+
+    def _go_on(self, job: _Job, container: Mapping[str, Any] | None) -> None:
+        """A job whose launch was not answered: its container was made, or was not."""
+        if container is not None:
+            with self._lock:
+                job.container, job.phase = container["Id"], _Phase.LAUNCHING
+            if container["State"] in _ALIVE:
+                self._adopt(job, container["State"])
+            else:
+                self._later(self._harvesters, self._harvest, job.attempt.tag)
+        elif job.stop is not None:
+            self._later(self._harvesters, self._end, job, results.failed(job.attempt, job.stop.reason, ""))
+        else:
+            with self._lock:
+                job.phase = _Phase.QUEUED
+            self._queue(job)
+
+    def _sweep(self, tag: str, container: Mapping[str, Any]) -> None:
+        """Remove what an earlier driver left behind when it had recorded the end, but not more."""
+        record = (container.get("Labels") or {}).get(containers.RECORD, "")
+        with self._lock:
+            ours = tag in self._jobs
+        if not ours and record.startswith("/") and records.get_result(record) is not None:
+            with self._trouble():
+                self._engine.remove(container["Id"])
+
+    # Small things
+
+    def _facts(self) -> Facts:
+        facts = self._known_facts
+        if facts is None:
+            facts = self._known_facts = self._engine.facts()
+        return facts
+
+    def _status(self, job: _Job) -> JobStatus:
+        return results.alive(job.attempt.tag, job.state, job.phase.value, job.container)
+
+    def _waits(self, job: _Job, text: str) -> None:
+        with self._lock:
+            if self._jobs.get(job.attempt.tag) is job and job.phase is _Phase.QUEUED:
+                status = results.alive(job.attempt.tag, JobState.SUBMITTED, "fetching its image", None, text)
+                self._events.status([status])
+
+    def _tell_end(self, attempt: Attempt, result: JobResult) -> None:
+        with self._lock:
+            self._jobs.pop(attempt.tag, None)
+            if attempt.tag not in self._told:
+                self._told.add(attempt.tag)
+                self._events.status([results.status(attempt, result)])
+
+    @contextlib.contextmanager
+    def _trouble(self) -> Any:
+        """What fails here is told, and done again when the engine answers, or is asked, the next time."""
+        try:
+            yield
+        except (BackendError, OSError) as error:
+            if not self._closing.is_set():
+                self._events.trouble(str(error))
+
+    def _later(self, pool: ThreadPoolExecutor, function: Callable[..., Any], *arguments: Any) -> None:
+        def work() -> None:
+            try:
+                function(*arguments)
+            except Exception as error:  # shown, and done again when the engine answers the next time
+                self._events.trouble(str(error) or repr(error))
+
+        with contextlib.suppress(RuntimeError):  # closed: a later driver does it
+            pool.submit(work)
+
+
+def _by_tag(found: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    return {each["Labels"][containers.TAG]: each for each in found}
+
+
+def _removed(attempt: Attempt, container: str) -> JobResult:
+    message = "its container was removed by somebody else before its end was recorded"
+    return results.failed(attempt, Reason.LOST, message, container)

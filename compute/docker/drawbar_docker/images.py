@@ -1,0 +1,187 @@
+"""Images: whether they are here, fetching them, and which ones exactly they are."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from drawbar.errors import BackendError
+
+from drawbar_docker.engine import Engine, EngineError
+
+Progress = Callable[[str], None]
+
+_FETCHES = 3
+"""How many images are fetched at once."""
+_TRIES = 3
+_REPORT_S = 1.0
+_REFERENCE = re.compile(r"[A-Za-z0-9][\w.:/-]*(@sha256:[0-9a-f]{64})?|sha256:[0-9a-f]{64}", re.ASCII)
+_FOR_GOOD = re.compile(
+    "not found|unknown|denied|unauthori[sz]ed|forbidden|no matching manifest|invalid|no such", re.IGNORECASE
+)
+
+
+class Pull(StrEnum):
+    """When an image is fetched."""
+
+    MISSING = "missing"  # when it is not here
+    ALWAYS = "always"  # once per run, so that a tag means what it means today
+    NEVER = "never"
+
+
+class ImageError(Exception):
+    """An image cannot be had; the message says why, and what to do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """An image that is here."""
+
+    id: str
+    digest: str
+    """What names its content everywhere: the registry's digest, or the id of one that is only here."""
+    environment: Mapping[str, str]
+
+
+class Images:
+    """The images of an engine. Each is looked for, and fetched, at most once at a time."""
+
+    def __init__(self, engine: Engine, policy: Pull) -> None:
+        self._engine = engine
+        self._policy = policy
+        self._lock = threading.Lock()
+        self._images: dict[str, Future[Image]] = {}
+        self._listeners: dict[str, list[Progress]] = {}
+        self._pool = ThreadPoolExecutor(_FETCHES, "drawbar-docker-image")
+
+    def ensure(self, name: str, progress: Progress = lambda _: None) -> Future[Image]:
+        """The image of a name, fetched if need be.
+
+        The future fails with `ImageError`, or with a transient `BackendError` when the engine does
+        not answer; a failure is not remembered. `progress` may be told how far fetching is.
+        """
+        with self._lock:
+            known = self._images.get(name)
+            if known is not None and not (known.done() and known.exception()):
+                if not known.done():
+                    self._listeners[name].append(progress)
+                return known
+            self._listeners[name] = [progress]
+            self._images[name] = future = self._pool.submit(self._get, name)
+            return future
+
+    def drop(self, name: str) -> None:
+        """The engine says that it does not have this image any more."""
+        with self._lock:
+            self._images.pop(name, None)
+
+    def look(self, name: str) -> Image | None:
+        """The image of a name if it is here; nothing is fetched."""
+        reference = reference_of(name)
+        plain, at, digest = reference.partition("@")
+        for candidate in (reference, digest) if at else (reference,):
+            found = self._engine.image(candidate)
+            if found is not None:
+                return _image(plain, found)
+        return None
+
+    def close(self) -> None:
+        """Fetch nothing more."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _get(self, name: str) -> Image:
+        here = self.look(name)
+        if self._policy is Pull.NEVER or (here is not None and (self._policy is Pull.MISSING or "@" in name)):
+            if here is None:
+                raise ImageError(f"the image {name} is not here, and the settings forbid to fetch it")
+            return here
+        for remaining in reversed(range(_TRIES)):
+            try:
+                self._fetch(name)
+                break
+            except EngineError as error:
+                if remaining and not _FOR_GOOD.search(str(error)):
+                    time.sleep(_TRIES - remaining)
+                    continue
+                if here is not None:
+                    return here  # not fetched anew, but as good as before
+                raise ImageError(
+                    f"the image {name} cannot be fetched: {error}; check its name and `docker login`, "
+                    "or name another for it in images.aliases of drawbar.toml"
+                ) from error
+        here = self.look(name)
+        if here is None:
+            raise ImageError(f"the image {name} was fetched, and is not here")
+        return here
+
+    def _fetch(self, name: str) -> None:
+        reference = reference_of(name)
+        repository, tag = _split(reference)
+        layers: dict[str, tuple[int, int]] = {}
+        told = 0.0
+        self._tell(name, f"fetching the image {name}")
+        for report in self._engine.pull(repository, tag):
+            if "error" in report:
+                raise EngineError(500, str(report["error"]).strip())
+            detail: Any = report.get("progressDetail") or {}
+            if report.get("status") == "Downloading" and detail.get("total"):
+                layers[report.get("id", "")] = (detail.get("current", 0), detail["total"])
+            if layers and time.monotonic() - told > _REPORT_S:
+                told = time.monotonic()
+                done, total = map(sum, zip(*layers.values(), strict=True))
+                self._tell(name, f"fetching the image {name}: {done >> 20} of {total >> 20} MiB")
+
+    def _tell(self, name: str, text: str) -> None:
+        with self._lock:
+            listeners = list(self._listeners.get(name, ()))
+        for listener in listeners:
+            listener(text)
+
+
+def reference_of(name: str) -> str:
+    """The reference that an engine understands. Raises `ImageError` when it understands none like it."""
+    reference = name.removeprefix("docker://")
+    if not _REFERENCE.fullmatch(reference) or "//" in reference:
+        raise ImageError(
+            f"{name!r} is no image that a container engine can run; name one for it in images.aliases "
+            "of drawbar.toml"
+        )
+    return reference
+
+
+def is_floating(name: str) -> bool:
+    """Whether what a name stands for is expected to change: no tag, or `latest`."""
+    plain, at, _ = name.partition("@")
+    return not at and not plain.startswith("sha256:") and _split(plain)[1] == "latest"
+
+
+def _split(reference: str) -> tuple[str, str]:
+    """Repository and tag or digest; the tag is `latest` where none is said."""
+    plain, at, digest = reference.partition("@")
+    head, colon, tag = plain.rpartition(":")
+    if colon and "/" not in tag:
+        plain = head
+    else:
+        tag = "latest"
+    return plain, digest if at else tag
+
+
+def _image(repository: str, found: Mapping[str, Any]) -> Image:
+    config = found.get("Config") or {}
+    variables = (each.partition("=") for each in config.get("Env") or ())
+    digests = [each.rpartition("@")[2] for each in found.get("RepoDigests") or ()]
+    try:
+        identifier = str(found["Id"])
+    except KeyError as error:
+        raise BackendError(f"the engine does not say which image {repository} is") from error
+    return Image(
+        id=identifier if ":" in identifier else f"sha256:{identifier}",
+        digest=min(digests, default=identifier),
+        environment={name: value for name, _, value in variables},
+    )
