@@ -266,7 +266,7 @@ class WarmParent:
             with self._asking:
                 socket.send_fds(self._control, [b"f"], [theirs.fileno(), writing])
                 pid = int.from_bytes(self._answer(4), "big")
-        except OSError as error:
+        except (OSError, EngineDied) as error:
             ours.close()
             os.close(reading)
             raise EngineDied(f"the warm parent of the engine {self.engine!r} is gone: {error}") from error

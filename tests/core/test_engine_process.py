@@ -332,6 +332,17 @@ def test_a_warm_parent_that_is_gone_is_an_error(bench):
         WarmParent("no-such-engine", bench.settings)
 
 
+def test_a_warm_parent_that_was_killed_is_an_error(bench):
+    parent = WarmParent("scripted", bench.settings)
+    process = parent.start("scripted", bench.settings)
+    os.kill(int(Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[1]), signal.SIGKILL)
+    process.close()
+    for _ in range(2):
+        with pytest.raises(EngineDied, match="warm parent"):
+            parent.start("scripted", bench.settings)
+    parent.close()
+
+
 def test_no_process_is_left_of_forked_engines(bench, warm):
     processes = [warm.start("scripted", bench.settings) for _ in range(3)]
     for process in processes:
