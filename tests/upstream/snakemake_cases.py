@@ -1,6 +1,6 @@
 """Snakemake's own test cases, run through `snakemake` and through `drawbar-snakemake`.
 
-    python tests/upstream/snakemake_cases.py [--plain] [--parallel 2] [--table FILE] [CASE...]
+    python tests/upstream/snakemake_cases.py [--both] [--parallel 2] [CASE...]
 
 The cases are in Snakemake's source distribution, which is taken from the package index and kept in
 `build/`. A case is a call of `run(...)` in its `tests.py` that can be said as one command line, without
@@ -67,6 +67,20 @@ _NO_RUN = re.compile(
     r"|--edit-notebook|--draft-notebook|--export\S*|--containerize|--batch|--version|--help|-h|--shared-fs\S*"
     r"|--print-compilation|--runtime-profile|--persistence\S*)(=|\s|$)"
 )
+
+
+EXCEPTIONS = {
+    "test_cores_limited_by_global_supply": "a rule asks for 40 GB of memory, which Snakemake ignores on one "
+    "machine; drawbar refuses before the first job what its place can never give",
+    "test_default_resources_mebibytes": "a group runs as a Snakemake of its own, to which Snakemake hands "
+    "fractional default resources on rounded; so it is with every remote executor",
+    "test_groupid_expand_local": "expects that groups are ignored, as Snakemake does without a cluster; "
+    "with drawbar they are groups (test_groupid_expand_cluster is the same with groups)",
+    "test_group_jobs_resources": "asks for 40 GB of memory, as above",
+    "test_global_resources_can_be_human_readable": "asks for 40 GB of memory, as above",
+    "test_resources_can_be_provided_in_mib": "asks for 40 GB of memory, as above",
+}
+"""Cases that do not pass, and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,6 +284,49 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes().strip()).hexdigest()
 
 
+def table(record: Mapping[str, Mapping[str, Any]], known: Mapping[str, Case]) -> str:
+    """The verdicts of both as a page of documentation."""
+
+    def passes(name: str, label: str) -> bool:
+        return label in record.get(name, {}) and not record[name][label]["why"]
+
+    def said(name: str, label: str) -> str:
+        verdict = record.get(name, {}).get(label)
+        return "not run" if verdict is None else verdict["why"] or "pass"
+
+    shared = [name for name, case in known.items() if not case.cluster]
+    cluster = [name for name, case in known.items() if case.cluster]
+    plain = [name for name in shared if passes(name, "plain")]
+    both = [name for name in plain if passes(name, "drawbar")]
+    groups = sum(passes(name, "drawbar") for name in cluster)
+    lines = [
+        "# Snakemake's own test cases",
+        "",
+        f"The portable cases among the tests of Snakemake {version('snakemake')}: those that can be said as",
+        "one command line, without conda, containers, network, report or storage. Written by",
+        "`python tests/upstream/snakemake_cases.py --both --json build/cases.json --table "
+        "docs/results/snakemake-cases.md`.",
+        "",
+        f"- `snakemake` passes {len(plain)} of {len(shared)} on the machine of this table;",
+        f"- of these, `drawbar-snakemake` passes {len(both)};",
+        f"- of {len(cluster)} more that need a cluster, `drawbar-snakemake` passes {groups}.",
+        "",
+        "| case that drawbar does not pass | snakemake | drawbar | reason |",
+        "|---|---|---|---|",
+    ]
+    for name in known:
+        if not passes(name, "drawbar"):
+            excuse = "fails with plain snakemake too: it needs what is not installed, or the network"
+            reason = EXCEPTIONS.get(name, "" if passes(name, "plain") else excuse)
+            mine = "needs a cluster" if known[name].cluster else said(name, "plain")
+            lines.append(f"| `{name}` | {mine} | {said(name, 'drawbar')} | {reason} |")
+    lines += ["", "## All cases", "", "| case | snakemake | drawbar |", "|---|---|---|"]
+    for name in sorted(known):
+        mine = "needs a cluster" if known[name].cluster else said(name, "plain")
+        lines.append(f"| `{name}` | {mine} | {said(name, 'drawbar')} |")
+    return "\n".join(lines) + "\n"
+
+
 PLAIN = [sys.executable, "-m", "snakemake"]
 DRAWBAR = [sys.executable, "-m", "drawbar_snakemake.command"]
 
@@ -282,11 +339,13 @@ def main() -> int:
     parser.add_argument("--parallel", type=int, default=2)
     parser.add_argument("--both", action="store_true", help="through both, side by side")
     parser.add_argument("--json", type=Path, metavar="FILE", help="add the verdicts to this file")
+    parser.add_argument("--table", type=Path, metavar="FILE", help="write the verdicts in --json as a page")
+    parser.add_argument("--none", action="store_true", help="run nothing, only write the table")
     parser.add_argument("--output", action="store_true", help="show what failed cases print")
     asked = parser.parse_args()
     tree = sources()
     known = cases(tree)
-    names = asked.names or list(known)
+    names = [] if asked.none else asked.names or list(known)
     programs = {"plain": PLAIN} if asked.plain else {"drawbar": DRAWBAR}
     if asked.both:
         programs = {"plain": PLAIN, "drawbar": DRAWBAR}
@@ -309,6 +368,9 @@ def main() -> int:
                 print(verdict.output)
             if asked.json:
                 asked.json.write_text(json.dumps(record, indent=1, sort_keys=True))
+    if asked.table:
+        asked.table.parent.mkdir(exist_ok=True)
+        asked.table.write_text(table(record, known))
     print(f"{len(futures) - failed} of {len(futures)} pass")
     return int(failed > 0)
 
