@@ -49,6 +49,8 @@ class Place:
         self._submits = Lane(f"drawbar-{name}-submit", backend.deadline_s)
         self._others = Lane(f"drawbar-{name}", backend.deadline_s)
         self._doubts: dict[str, tuple[Attempt, float]] = {}
+        self._handing: set[str] = set()
+        """Tags in a call of submit that has not returned, given up or not."""
         self._looking = False
         self._look_at = 0.0
         self._look_s = _FIRST_LOOK_S
@@ -89,7 +91,23 @@ class Place:
                 self.problem = str(error or f"its submit answered {answers!r} for {len(attempts)} jobs")
                 done([InDoubt(message=self.problem)] * len(attempts))
 
-        self._call(self._submits, lambda: self._backend.submit(attempts), answered)
+        tags = {attempt.tag for attempt in attempts}
+        self._handing |= tags
+
+        def work() -> Sequence[Submission]:
+            try:
+                return self._backend.submit(attempts)
+            finally:
+                self._post(lambda: self._handed(tags))
+
+        self._call(self._submits, work, answered)
+
+    def _handed(self, tags: set[str]) -> None:
+        """A submit has returned, in time or late: only from now on can a job prove not to exist."""
+        self._handing -= tags
+        until = time.monotonic() + self._backend.grace_s
+        for tag in tags & self._doubts.keys():
+            self._doubts[tag] = (self._doubts[tag][0], until)
 
     def doubt(self, attempt: Attempt) -> None:
         """It is not known whether the backend has this attempt: `look` until it is."""
@@ -128,7 +146,7 @@ class Place:
                     self._heard([status])
                 elif status is not None:
                     self.problem = f"its find answered {status!r} for {attempt.tag}"
-                elif asked >= until:
+                elif asked >= until and attempt.tag not in self._handing:
                     self.known(attempt.tag)
                     lost(attempt.tag)
 

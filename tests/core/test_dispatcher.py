@@ -413,6 +413,24 @@ def test_a_call_beyond_its_deadline_is_in_doubt_and_its_late_answer_ignored(rigs
     assert len(rig.told("executed")) == 1
 
 
+def test_a_job_is_not_repeated_while_its_submit_may_still_bring_it_about(rigs):
+    """A submit that was given up goes on in its thread; nothing is lost before it has returned."""
+    late, arrived = threading.Event(), []
+
+    def submit(attempts):
+        late.wait(PATIENCE_S)
+        arrived.extend(attempts)
+        return [Accepted() for _ in attempts]
+
+    rig = rigs(on_submit=submit, on_find=lambda _: _ended(arrived), deadline_s=0.1)
+    rig.submit(job())
+    rig.until(lambda: rig.kind.made and len(rig.backend.found) >= 3)
+    assert rig.told("prepare") == []
+    late.set()
+    assert rig.result().exit_code == 0
+    assert len(rig.backend.submitted) == 1
+
+
 def test_a_slow_submit_delays_no_cancel(rigs):
     late = threading.Event()
     rig = rigs(on_submit=lambda attempts: late.wait(PATIENCE_S) and [Accepted() for _ in attempts])
