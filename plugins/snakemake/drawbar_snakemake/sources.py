@@ -27,7 +27,7 @@ class Sources:
         self._root = source.definition or source.root
         own = {os.path.relpath(each.get_path_or_uri(True), source.root) for each in workflow.included}
         files = {file for name in _declared(source, self._root) for file in _files(self._root, name)} - own
-        self._texts = {rule.name: _text(rule) for rule in workflow.rules}
+        self._texts = {rule.name: text_of(rule) for rule in workflow.rules}
         # All files count as mentioned somewhere, so that each belongs only to those that mention it.
         self._closure = Closure(self._root, files, [*self._texts.values(), *files])
         self._now = {name: self._state(text) for name, text in self._texts.items()}
@@ -37,10 +37,6 @@ class Sources:
         for name in self._closure.inputs_of([text]):
             if name not in known:
                 yield Input(path=str(self._root / name), name=f"source:{name}")
-
-    def text(self, rule: Any) -> str:
-        """What a rule says of the files that it uses."""
-        return self._texts[rule.name]
 
     def edited(self) -> set[str]:
         """Rules whose files are not what they were when outputs of theirs may have been made.
@@ -87,6 +83,7 @@ def _files(root: Path, name: str) -> Iterator[str]:
         yield name
 
 
-def _text(rule: Any) -> str:
+def text_of(rule: Any) -> str:
+    """What a rule says of the files that it uses."""
     texts = (rule.shellcmd, rule.run_func_src, rule.script, rule.notebook)
     return "\n".join(str(text) for text in texts if text)

@@ -29,6 +29,7 @@ from snakemake.shell import MAX_ARG_LEN
 
 from drawbar_snakemake.code import described, program
 from drawbar_snakemake.rendering import THREAD_VARIABLES, TMPDIR_VARIABLES, command_of, resources_of
+from drawbar_snakemake.sources import text_of
 
 if TYPE_CHECKING:
     from drawbar_snakemake.executor import Executor, ExecutorSettings
@@ -234,7 +235,7 @@ class Specs:
             if path.exists():
                 yield Input(path=str(path), name=os.path.relpath(path, self._client.workspace))
         known = {os.path.relpath(_absolute(name), self._client.workspace) for name in names | made}
-        texts = "\n".join(self._sources.text(each.rule) for each in members(job))
+        texts = "\n".join(text_of(each.rule) for each in members(job))
         yield from self._sources.inputs_of(f"{texts}\n{command}", known)
 
     def _outputs(self, job: Any, *, cleared: bool = False) -> list[Path]:
