@@ -20,6 +20,7 @@ from drawbar import batchresults, batchscript
 from drawbar.backend import Attempt, JobStatus
 from drawbar.batchresults import Seen
 from drawbar.batchscript import End, Submitted
+from drawbar.errors import BackendError
 from drawbar.model import JobState, Reason
 from drawbar.store import on_network
 
@@ -228,11 +229,10 @@ class Jobs:
             began = time.monotonic()
             queue = {(each.batch, each.index): each for each in self._scheduler.queue()}
             news, unwanted, gone = self._compare(queue, began)
-            if gone:
-                names = {job.place.batch for job in gone}
-                old = {(each.batch, each.index): each for each in self._scheduler.history(names)}
-                for job in gone:
-                    news += self._settle(job, old.get((job.place.batch, job.place.index)), gone=True)
+            old, patience_s = self._look_back(gone)
+            for job in gone:
+                seen = old.get((job.place.batch, job.place.index))
+                news += self._settle(job, seen, gone=True, patience_s=patience_s)
             with self._lock:
                 self._ask_at = time.monotonic() + self._ask_s
                 self._ask_s = min(2 * self._ask_s, self._poll_s)
@@ -261,6 +261,16 @@ class Jobs:
         if any(not job.native_id for job in jobs):
             self.ask()
         self.stop([job for job in jobs if job.stopped + _STOP_AGAIN_S < time.monotonic()])
+
+    def _look_back(self, gone: Sequence[Job]) -> tuple[Mapping[tuple[str, int], Seen], float]:
+        """What the scheduler remembers of jobs that it does not have, and how long to wait for more."""
+        if not gone:
+            return {}, self._settle_s
+        try:
+            seen = self._scheduler.history({job.place.batch for job in gone})
+        except BackendError:
+            return {}, 10 * self._settle_s  # it may answer again
+        return {(each.batch, each.index): each for each in seen}, self._settle_s
 
     def _compare(
         self, queue: Mapping[tuple[str, int], Seen], began: float
@@ -293,7 +303,9 @@ class Jobs:
                 unwanted.append(job)
         return news, unwanted, gone
 
-    def _settle(self, job: Job, seen: Seen | None, *, gone: bool) -> list[JobStatus]:
+    def _settle(
+        self, job: Job, seen: Seen | None, *, gone: bool, patience_s: float | None = None
+    ) -> list[JobStatus]:
         """The end of a job, if it is certain; `gone` when it does not run at the scheduler any more."""
         attempt = job.attempt
         end = batchscript.read_end(attempt.record)
@@ -306,7 +318,8 @@ class Jobs:
             return self.end(job, *job.verdict, end=end, seen=seen)
         if seen is not None and seen.reason is not None:
             return self.end(job, seen.reason, seen.message or seen.native_state, end=end, seen=seen)
-        waited = job.gone_since is not None and time.monotonic() - job.gone_since > self._settle_s
+        patience_s = self._settle_s if patience_s is None else patience_s
+        waited = job.gone_since is not None and time.monotonic() - job.gone_since > patience_s
         if end is not None and (seen is not None or waited):
             return self.end(job, *batchresults.by_record(attempt, end), end=end, seen=seen)
         return self._give_up(job, end, seen) if waited else []

@@ -118,7 +118,8 @@ class SlurmBackend(CommandLineBackend):
             )
             if "accounting storage is disabled" in done.err.lower():
                 self._accounting = False
-            seen += states.accounted(done.out)
+                break
+            seen += states.accounted(_good("sacct", done).out)
         return seen
 
     def stop(self, native_ids: Sequence[str]) -> None:

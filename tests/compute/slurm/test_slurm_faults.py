@@ -1,0 +1,313 @@
+"""What goes wrong with a real Slurm, and what drawbar says and does then."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from contextlib import contextmanager
+
+import pytest
+from drawbar.backend import Accepted, InDoubt
+from drawbar.model import JobState, Reason, Resources
+
+pytestmark = pytest.mark.slurm
+
+
+@contextmanager
+def stopped(pid):
+    """The process does not answer."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def ledger_job(driver, number=1, **fields):
+    return driver.shell('echo "$2" >> "$1"', str(driver.directory / "ledger"), str(number), **fields)
+
+
+def ledger(driver):
+    path = driver.directory / "ledger"
+    return sorted(map(int, path.read_text().split())) if path.exists() else []
+
+
+def started(driver, **fields):
+    """A job that runs until its gate is made."""
+    gate = driver.directory / "gate"
+    attempt = driver.gated(gate, **fields)
+    (answer,) = driver.run(attempt)
+    driver.wait_for(gate.with_name("gate.ledger").exists, "an accepted job starts")
+    return attempt, answer.native_id, gate
+
+
+def told(driver, attempt, condition):
+    driver.wait_for(
+        lambda: any(condition(status) for status in driver.watch.of(attempt)), "the state is told"
+    )
+
+
+def test_the_controller_stops_answering_during_a_submission(slurm, open_driver):
+    driver = open_driver(call_timeout_s=3.0)
+    attempts = [ledger_job(driver, number) for number in range(20)]
+    driver.backend.largest_batch()
+    with stopped(slurm.pid("slurmctld")):
+        answers = driver.submit(*attempts)
+        assert all(isinstance(answer, InDoubt) for answer in answers)
+    results = [driver.end(attempt) for attempt in attempts]
+    ran = ledger(driver)
+    # Whether the request arrived is Slurm's to say; a job ran once, or it is lost and can never run.
+    assert all(result.ok or result.reason is Reason.LOST for result in results)
+    assert ran == [number for number, result in enumerate(results) if result.ok]
+
+
+def test_the_controller_stops_answering_while_jobs_run(slurm, open_driver):
+    driver = open_driver(call_timeout_s=3.0)
+    attempt, _, gate = started(driver)
+    with stopped(slurm.pid("slurmctld")):
+        driver.wait_for(lambda: driver.watch.troubles, "it is told that Slurm does not answer")
+        gate.touch()
+        assert driver.end(attempt).ok  # by its record
+        late = ledger_job(driver)
+        (answer,) = driver.submit(late)
+        assert isinstance(answer, InDoubt | Accepted)
+    assert driver.end(late).reason in (None, Reason.LOST)
+
+
+def test_scancel_by_somebody_else(slurm, open_driver):
+    driver = open_driver()
+    attempt, native_id, gate = started(driver)
+    slurm.run("scancel", native_id)
+    result = driver.end(attempt)
+    gate.touch()
+    assert result.state is JobState.CANCELLED
+    assert "cancelled" in result.message
+    assert result.native_id == native_id
+    assert result.host
+
+
+def test_a_pending_job_is_cancelled_by_somebody_else(slurm, open_driver):
+    driver = open_driver()
+    attempt = ledger_job(driver, hints={"slurm": {"constraint": "fast&avx2"}}, resources=Resources(cpus=999))
+    (answer,) = driver.run(attempt)
+    told(driver, attempt, lambda status: "PartitionConfig" in status.message)
+    slurm.run("scancel", answer.native_id)
+    assert driver.end(attempt).state is JobState.CANCELLED
+
+
+def test_out_of_memory_by_the_kernels_word(open_driver):
+    driver = open_driver()
+    attempt = driver.shell("head -c 200M /dev/zero | tail > /dev/null", resources=Resources(memory_mib=50))
+    driver.run(attempt)
+    result = driver.end(attempt)
+    assert result.reason is Reason.OUT_OF_MEMORY
+    assert 40 < result.peak_memory_mib < 60
+
+
+def test_out_of_memory_of_the_script_itself(slurm, open_driver):
+    """Where the job can leave no record, Slurm's word counts."""
+    driver = open_driver(prolog=["x=$(head -c 100M /dev/zero | tr '\\0' x)"])
+    attempt = driver.shell("exit 0", resources=Resources(memory_mib=20))
+    driver.run(attempt)
+    assert driver.end(attempt).reason is Reason.OUT_OF_MEMORY
+
+
+def test_a_requeued_job_is_an_attempt_that_was_evicted(slurm, open_driver):
+    driver = open_driver(arguments=["--requeue"])  # a site may insist on it
+    attempt, native_id, gate = started(driver)
+    slurm.run("scontrol", "requeue", native_id)
+    result = driver.end(attempt)
+    gate.touch()
+    assert result.reason is Reason.EVICTED
+    assert (driver.directory / "gate.ledger").read_text() == "started\n"
+
+
+def test_a_preempted_job_was_evicted(slurm, open_driver):
+    driver = open_driver(partition="scavenge")
+    attempt, _, gate = started(driver, hints={"slurm": {"nodes": 4, "exclusive": True}})
+    other = open_driver(partition="debug")
+    urgent = other.shell("exit 0", hints={"slurm": {"exclusive": True, "nodes": 4}})
+    other.run(urgent)
+    result = driver.end(attempt)
+    gate.touch()
+    assert result.reason is Reason.EVICTED
+    assert other.end(urgent).ok
+
+
+def test_a_held_job_says_so(slurm, open_driver):
+    driver = open_driver(arguments=["--hold"])
+    attempt = ledger_job(driver)
+    (answer,) = driver.run(attempt)
+    told(driver, attempt, lambda status: "JobHeldUser" in status.message)
+    slurm.run("scontrol", "release", answer.native_id)
+    assert driver.end(attempt).ok
+
+
+def test_a_suspended_job_is_alive(slurm, open_driver):
+    driver = open_driver()
+    attempt, native_id, gate = started(driver)
+    slurm.run("scontrol", "suspend", native_id)
+    told(driver, attempt, lambda status: status.native_state == "SUSPENDED")
+    slurm.run("scontrol", "resume", native_id)
+    gate.touch()
+    assert driver.end(attempt).ok
+
+
+def test_a_node_dies(slurm, open_driver):
+    driver = open_driver(partition="debug", arguments=["--nodelist=n4"])
+    attempt, native_id, gate = started(driver)
+    step = slurm.run(
+        "sh", "-c", f"cat /sys/fs/cgroup/freezer/slurm_n4/uid_*/job_{native_id}/step_*/cgroup.procs"
+    )
+    os.kill(slurm.pid("slurmd-n4"), signal.SIGKILL)
+    for pid in step.split():
+        os.kill(int(pid), signal.SIGKILL)
+    slurm.run("scontrol", "update", "nodename=n4", "state=down", "reason=test")
+    result = driver.end(attempt)
+    gate.touch()
+    slurm.script("node-up", "4")
+    slurm.run("scontrol", "update", "nodename=n4", "state=resume")
+    slurm.script("start")
+    assert result.reason is Reason.NODE_LOST
+    assert result.host == "n4"
+
+
+def test_the_time_limit_of_slurm_itself(slurm, open_driver):
+    """When the script cannot keep the wall time; Slurm counts in minutes, so this takes one or two."""
+    driver = open_driver(time="1")
+    attempt, _, gate = started(driver)
+    status = driver.watch.end(attempt, 180)
+    gate.touch()
+    assert status.result.reason is Reason.TIMEOUT
+    assert "time limit" in status.message
+
+
+def test_without_accounting_and_memory_of_ended_jobs(slurm, open_driver, monkeypatch):
+    """squeue forgets at once and sacct knows nothing: what has no record is lost, and not more."""
+    driver = open_driver()
+    backend = driver.backend
+    monkeypatch.setattr(backend, "history", lambda names: ())
+    queue = backend.queue
+    monkeypatch.setattr(backend, "queue", lambda: [each for each in queue() if not each.state.terminal])
+    attempt, native_id, gate = started(driver)
+    ok = ledger_job(driver)
+    driver.run(ok)
+    assert driver.end(ok).ok
+    pids = slurm.run(
+        "sh", "-c", f"cat /sys/fs/cgroup/freezer/slurm_n*/uid_*/job_{native_id}/step_*/cgroup.procs"
+    )
+    for pid in pids.split():
+        os.kill(int(pid), signal.SIGKILL)
+    assert driver.end(attempt).reason is Reason.LOST
+    gate.touch()
+
+
+def test_what_only_the_accounting_remembers(slurm, open_driver, monkeypatch):
+    driver = open_driver(settle_s=60.0)
+    backend = driver.backend
+    queue = backend.queue
+    monkeypatch.setattr(backend, "queue", lambda: [each for each in queue() if not each.state.terminal])
+    attempt, native_id, gate = started(driver)
+    slurm.run("scancel", "--signal=KILL", "--full", native_id)
+    result = driver.end(attempt)
+    gate.touch()
+    assert result.reason is not None
+    assert "any more" not in result.message
+
+
+def test_the_accounting_stops_answering(slurm, open_driver, monkeypatch):
+    driver = open_driver(call_timeout_s=3.0)
+    backend = driver.backend
+    queue = backend.queue
+    monkeypatch.setattr(backend, "queue", lambda: [each for each in queue() if not each.state.terminal])
+    attempt, native_id, gate = started(driver)
+    asked = threading.Event()
+    history = backend.history
+
+    def look_back(names):
+        asked.set()
+        return history(names)
+
+    monkeypatch.setattr(backend, "history", look_back)
+    with stopped(slurm.pid("slurmdbd")):
+        slurm.run("scancel", "--signal=KILL", "--full", native_id)
+        assert asked.wait(60)
+        ok = ledger_job(driver)
+        driver.run(ok)
+        assert driver.end(ok).ok
+    result = driver.end(attempt)
+    gate.touch()
+    assert result.reason not in (None, Reason.LOST)
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+from drawbar_slurm.backend import SlurmBackend
+from drawbar.testing.driver import Watch
+import pickle
+attempts, options, point = pickle.load(sys.stdin.buffer)
+backend = SlurmBackend(SlurmBackend.Options.parse(options, where="test"))
+def strike():
+    print("now", flush=True)
+    sys.stdin.read()
+    __import__("time").sleep(3600)
+if point == "written":
+    backend.hand_over = lambda batch: strike()
+elif point == "handed over":
+    hand_over = backend.hand_over
+    backend.hand_over = lambda batch: (hand_over(batch), strike())
+elif point == "writing":
+    from drawbar import batchscript
+    batchscript.launcher = lambda *_: strike()
+backend.start(Watch())
+backend.submit(attempts)
+strike()
+"""
+
+
+@pytest.mark.parametrize("point", ["writing", "written", "during", "handed over", "answered"])
+def test_a_driver_killed_at_any_stage_of_a_submission(slurm, open_driver, point, tmp_path):
+    """No job is lost without a word, and none runs twice."""
+    import pickle
+
+    driver = open_driver()
+    attempts = [ledger_job(driver, number) for number in range(8)]
+    options = {**slurm.options}
+    if point == "during":
+        slow = tmp_path / "bin"
+        slow.mkdir()
+        (slow / "sbatch").write_text(
+            f"#!/bin/sh\n: > {tmp_path}/asked\nwhile [ ! -e {tmp_path}/go ]; do sleep 0.05; done\n"
+            'PATH=${PATH#*:}; exec sbatch "$@"\n'
+        )
+        (slow / "sbatch").chmod(0o755)
+        options["bin_directory"] = str(slow)
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(DRIVER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    process.stdin.write(pickle.dumps((attempts, options, point)))
+    process.stdin.flush()
+    if point == "during":
+        driver.wait_for((tmp_path / "asked").exists, "sbatch is called")
+    else:
+        assert process.stdout.readline() == b"now\n"
+    process.kill()
+    process.communicate()
+    (tmp_path / "go").touch()  # the sbatch that the driver left behind goes on
+    found = driver.find(*attempts)
+    results = {tag: driver.watch.end(each, 60).result for each in attempts if (tag := each.tag) in found}
+    ok = [number for number, each in enumerate(attempts) if (r := results.get(each.tag)) and r.ok]
+    assert all(result.ok or result.reason is Reason.LOST for result in results.values())
+    assert ledger(driver) == ok
+    if point in ("handed over", "answered"):
+        assert len(ok) == len(attempts)
+    again = driver.submit(*attempts)
+    assert all(isinstance(answer, Accepted | InDoubt) for answer in again)
+    time.sleep(1)
+    assert ledger(driver) == ok

@@ -1,0 +1,168 @@
+"""What squeue, sacct and sbatch say, as recorded, and what steps may say to sbatch."""
+
+from __future__ import annotations
+
+import pytest
+from drawbar.errors import SettingsError
+from drawbar.model import JobSpec, JobState, Reason, Resources
+from drawbar_slurm.backend import SlurmBackend
+from drawbar_slurm.options import seconds
+from drawbar_slurm.states import accounted, exit_code, queued
+
+NAME = "db-0123456789abcdef0123456789abcdef"
+SQUEUE_22_05 = f"""\
+4|12|20|FAILED|NonZeroExitCode|0|768|n1|{NAME}|
+4|1|9|COMPLETED|None|0|0|n1|{NAME}|
+5|N/A|5|FAILED|JobLaunchFailure|0|9|n1|{NAME}|
+8|N/A|8|OUT_OF_MEMORY|OutOfMemory|0|253|n1|{NAME}|
+4|13-15,20-24:2%3|4|PENDING|JobArrayTaskLimit|0|0||{NAME}|
+6|N/A|6|PENDING|PartitionConfig|0|0||{NAME}|
+7|N/A|7|RUNNING|None|0|0|n[1-4]|{NAME}|
+77|N/A|77|RUNNING|None|0|0|n1|somebody's|job|
+9|N/A|9|PENDING|BeginTime|1|0||{NAME}|
+10|N/A|10|SOMETHING_NEW|None|0|0|n2|{NAME}|
+"""
+SACCT_22_05 = f"""\
+4_1|FAILED|3:0|n1|{NAME}
+4_2|COMPLETED|0:0|n1|{NAME}
+4_[13-40%3]|PENDING|0:0|None assigned|{NAME}
+8|OUT_OF_MEMORY|0:125|n1|{NAME}
+9|CANCELLED by 1000|0:0|None assigned|{NAME}
+10|RUNNING|0:0|n1|{NAME}
+11|TIMEOUT|0:0|n1|{NAME}
+12|NODE_FAIL|1:0|n3|{NAME}
+13|FAILED|0:9|n1|{NAME}
+14|COMPLETED|0:0|n1|somebody's
+"""
+
+
+def test_squeue():
+    seen = {(each.native_id): each for each in queued(SQUEUE_22_05)}
+    assert "77" not in seen
+    assert [(each.index, each.state) for each in seen.values() if each.native_id.startswith("4_1")][:2] == [
+        (12, JobState.FAILED),
+        (1, JobState.FINISHED),
+    ]
+    assert {index for index in (13, 14, 15, 20, 22, 24) if f"4_{index}" in seen} == {13, 14, 15, 20, 22, 24}
+    assert "4_21" not in seen
+    assert (seen["4_12"].exit_code, seen["4_12"].reason) == (3, None)
+    assert (seen["5"].reason, seen["5"].index) == (Reason.KILLED, 0)
+    assert seen["8"].reason is Reason.OUT_OF_MEMORY
+    assert seen["6"].message == "PartitionConfig"
+    assert (seen["7"].state, seen["7"].host) == (JobState.RUNNING, "n[1-4]")
+    assert seen["9"].stuck
+    assert seen["9"].reason is Reason.EVICTED
+    assert (seen["10"].state, seen["10"].native_state) == (JobState.RUNNING, "SOMETHING_NEW")
+
+
+def test_sacct():
+    seen = {each.native_id: each for each in accounted(SACCT_22_05)}
+    assert seen.keys() == {"4_1", "4_2", "8", "9", "11", "12", "13"}
+    assert (seen["4_1"].index, seen["4_1"].exit_code, seen["4_1"].reason) == (1, 3, None)
+    assert (seen["9"].state, seen["9"].message) == (JobState.CANCELLED, "it was cancelled by 1000")
+    assert [seen[each].reason for each in ("8", "11", "12", "13")] == [
+        Reason.OUT_OF_MEMORY,
+        Reason.TIMEOUT,
+        Reason.NODE_LOST,
+        Reason.KILLED,
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "\n", "slurm_load_jobs error: x\n", "a|b\n", "|" * 12])
+def test_what_is_not_about_our_jobs_is_passed_over(text):
+    assert list(queued(text)) == list(accounted(text)) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "code"), [("0", 0), ("768", 3), ("9", None), ("0:0", 0), ("3:0", 3), ("0:15", None), ("", None)]
+)
+def test_exit_codes(text, code):
+    assert exit_code(text) == code
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (60, 3600),
+        ("60", 3600),
+        ("1:30", 90),
+        ("2:00:00", 7200),
+        ("1-2", 93600),
+        ("1-0:30", 88200),
+        ("0-0:0:5", 5),
+    ],
+)
+def test_times(text, expected):
+    assert seconds(text, "slurm_time") == expected
+
+
+@pytest.mark.parametrize("text", ["", "x", "1h", "-5", "1:2:3:4", 0, "0:00"])
+def test_what_is_no_time(text):
+    with pytest.raises(ValueError, match="slurm_time"):
+        seconds(text, "slurm_time")
+
+
+def arguments(hints=None, resources=None, **options):
+    backend = SlurmBackend(SlurmBackend.Options.parse({"grace_s": 10.0, **options}, where="test"))
+    spec = JobSpec(
+        identity="i",
+        name="n",
+        step="s",
+        argv=("true",),
+        directory="/",
+        canonical=None,
+        resources=resources or Resources(),
+        hints={"cern": hints} if hints else {},
+    )
+    return backend.directives(spec)
+
+
+def test_resources_become_options_of_sbatch():
+    resources = Resources(cpus=1.5, memory_mib=100, memory_limit_mib=200, gpus=2, walltime_s=100)
+    assert arguments(resources=resources) == (
+        "--time=3",
+        "--cpus-per-task=2",
+        "--mem=200M",
+        "--gres=gpu:2",
+    )
+    assert "--gpus=2" in arguments(resources=resources, gpus="gpus")
+
+
+def test_a_step_wins_over_the_site():
+    assert "--partition=short" in arguments({"slurm_partition": "short"}, partition="long")
+    assert "--partition=long" in arguments(partition="long")
+    assert "--time=90" in arguments(time="1:30:00")
+
+
+def test_reanas_time_is_a_wall_time():
+    backend = SlurmBackend(SlurmBackend.Options())
+    hints = SlurmBackend.Hints.parse({"slurm_time": "60"}, where="s")
+    assert backend.resources(hints, Resources(cpus=2)) == Resources(cpus=2, walltime_s=3600)
+
+
+def test_mpi_and_whole_nodes():
+    found = arguments({"slurm_nodes": 2, "slurm_ntasks": 8, "slurm_ntasks_per_node": 4, "exclusive": True})
+    assert {"--nodes=2", "--ntasks=8", "--ntasks-per-node=4", "--exclusive"} <= set(found)
+
+
+def test_more_arguments_are_those_that_the_site_allows():
+    allowed = ["--licenses", "--nice"]
+    assert "--licenses=a:1" in arguments({"slurm_extra": "--licenses=a:1"}, allow_arguments=allowed)
+    with pytest.raises(ValueError, match=r"'--uid=0' is not allowed here \(allowed: --licenses, --nice"):
+        arguments({"slurm_extra": "--nice=5 --uid=0"}, allow_arguments=allowed)
+    with pytest.raises(ValueError, match="--nice"):
+        arguments({"slurm_extra": "'--nice=5 --uid=0'"}, allow_arguments=allowed)
+
+
+@pytest.mark.parametrize("value", ["a b", "--uid=0", "$(id)", "x\n#SBATCH --uid=0"])
+@pytest.mark.parametrize("name", ["partition", "account", "qos", "constraint", "reservation", "gres"])
+def test_no_hint_smuggles_an_option(name, value):
+    with pytest.raises(ValueError, match=f"slurm_{name}"):
+        arguments({f"slurm_{name}": value})
+
+
+def test_an_unknown_hint_is_an_error():
+    with pytest.raises(ValueError, match="slurm_partitoin"):
+        arguments({"slurm_partitoin": "x"})
+    with pytest.raises(SettingsError, match="partitoin"):
+        SlurmBackend.Options.parse({"partitoin": "x"}, where="backends.slurm")
