@@ -22,6 +22,7 @@ class Access:
 
     def __init__(self, roots: Iterable[os.PathLike[str]] | None) -> None:
         self._roots = None if roots is None else tuple({_real(path) for path in roots})
+        self._directories: dict[str, str] = {}
 
     def allow(self, path: os.PathLike[str]) -> None:
         """Allow everything in one more directory."""
@@ -32,8 +33,20 @@ class Access:
         """Whether a path leads to what may be read, all links followed."""
         if self._roots is None:
             return True
-        real = _real(path)
+        real = self._real_path(path)
         return any(real == root or real.startswith(f"{root}/") for root in self._roots)
+
+    def _real_path(self, path: str) -> str:
+        """The path with all links followed; that of a directory is remembered."""
+        parent, name = os.path.split(path)
+        known = self._directories.get(parent)
+        if known is None:
+            known = _real(parent)
+            if os.path.isdir(known):  # noqa: PTH112 (once for every file)
+                self._directories[parent] = known
+        if name in ("", ".", "..") or os.path.islink(path):  # noqa: PTH114
+            return _real(path)
+        return f"{known}/{name}"
 
     @property
     def limited(self) -> bool:

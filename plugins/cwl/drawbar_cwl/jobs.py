@@ -16,7 +16,7 @@ from cwltool.utils import bytes2str_in_dicts
 from drawbar.model import JobResult, JobSpec, Mount, Resources, RetryPolicy
 from schema_salad.ref_resolver import file_uri, uri_file_path
 
-from drawbar_cwl.canonical import Canonical, uses_resources
+from drawbar_cwl.canonical import Canonical
 from drawbar_cwl.context import Context
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class Job(JobBase):
             "image": self.tool.image[0],
             "container": placement.container,
         }
-        if uses_resources(self.tool.canonical):
+        if self.tool.uses_resources:
             form["resources"] = dict(self.builder.resources)
         good, temporary = self._codes()
         reuse, _ = self.get_requirement("WorkReuse")
@@ -128,13 +128,16 @@ class Job(JobBase):
 
     def prepare(self) -> None:
         """Stage inputs and the initial working directory; what an earlier attempt left goes first."""
-        shutil.rmtree(self.directory, ignore_errors=True)
+        if self.directory.exists():
+            shutil.rmtree(self.directory)
+        self.directory.mkdir(parents=True)
         for place in (self.outdir, self.tmpdir):
-            Path(place).mkdir(parents=True)
-        for stream in (self._stream(self.stdout), self._stream(self.stderr)):
-            if stream is not None:
-                Path(stream).parent.mkdir(parents=True, exist_ok=True)
-        stage_files(self.pathmapper, ignore_writable=True, symlink=True)
+            os.mkdir(place)  # noqa: PTH102 (once for every job)
+        for stream in (self.stdout, self.stderr):
+            if stream is not None and "/" in stream:
+                Path(self.outdir, stream).parent.mkdir(parents=True, exist_ok=True)
+        if self.pathmapper.files():
+            stage_files(self.pathmapper, ignore_writable=True, symlink=True)
         if self.generatemapper is not None:
             on_host = self._on_host(self.generatemapper)
             stage_files(on_host, ignore_writable=self.inplace_update, symlink=True)
@@ -150,9 +153,9 @@ class Job(JobBase):
             relink_initialworkdir(on_host, self.outdir, self.outdir, inplace_update=self.inplace_update)
         outputs = bytes2str_in_dicts(self.collect_outputs(self.outdir, result.exit_code or 0))
         self._check_links(outputs)
-        for place in (self.tmpdir, self.stagedir):
-            if place is not None and not self._extra:
-                shutil.rmtree(place, ignore_errors=True)
+        with os.scandir(self.tmpdir) as left:
+            if any(left):
+                shutil.rmtree(self.tmpdir, ignore_errors=True)
         return outputs
 
     def release(self) -> None:
@@ -272,13 +275,15 @@ class Job(JobBase):
 
     def _check_links(self, outputs: Any) -> None:
         """Refuse outputs that are links out of the job's directory to what is no input of it."""
-        real = os.path.realpath(self.outdir)
         inputs: set[str] | None = None
         for file in _files(outputs):
             location = str(file.get("location", ""))
             if not location.startswith("file://"):
                 continue
-            path = os.path.realpath(uri_file_path(location))
+            path = uri_file_path(location)
+            if path.startswith(f"{self.outdir}/") and not _linked(path, self.outdir):
+                continue
+            path, real = os.path.realpath(path), os.path.realpath(self.outdir)
             if path == real or path.startswith(f"{real}/"):
                 continue
             if inputs is None:
@@ -289,6 +294,15 @@ class Job(JobBase):
                     f"the output {uri_file_path(location)} is a link to {path}, which is neither in the "
                     "output directory nor an input"
                 )
+
+
+def _linked(path: str, root: str) -> bool:
+    """Whether a path below `root` goes through a link."""
+    while path != root:
+        if os.path.islink(path):  # noqa: PTH114 (once for every output)
+            return True
+        path = os.path.dirname(path)  # noqa: PTH120
+    return False
 
 
 def _asks(requirement: Mapping[str, Any], kind: str) -> bool:

@@ -18,7 +18,7 @@ from drawbar.identity import canonical_json
 from drawbar.model import Resources
 from ruamel.yaml.comments import CommentedMap
 
-from drawbar_cwl.canonical import of_tool
+from drawbar_cwl.canonical import of_tool, uses_resources
 from drawbar_cwl.context import Context
 from drawbar_cwl.jobs import Job
 
@@ -41,6 +41,8 @@ class Tool(CommandLineTool):
         super().__init__(toolpath_object, loadingContext)
         _name_streams(self.tool)
         self.canonical: Any = of_tool(self)
+        self.uses_resources = uses_resources(self.canonical)
+        self._placements: dict[tuple[tuple[str, ...], Resources], Placement] = {}
 
     @property
     def image(self) -> tuple[str | None, bool]:
@@ -59,8 +61,15 @@ class Tool(CommandLineTool):
                 found.update({key: value for key, value in hint.items() if key != "class"})
         return found
 
-    def place(self, context: Context, resources: Resources | None = None) -> Placement:
+    def place(self, context: Context, resources: Resources = Resources()) -> Placement:  # noqa: B008 (frozen)
         """Where the tool's jobs run, and whether in its image."""
+        question = (context.step, resources)
+        known = self._placements.get(question)
+        if known is None:
+            known = self._placements[question] = self._place(context, resources)
+        return known
+
+    def _place(self, context: Context, resources: Resources) -> Placement:
         image, required = self.image
         docker, _ = self.get_requirement("DockerRequirement")
         if docker and required and image is None:
@@ -77,7 +86,7 @@ class Tool(CommandLineTool):
             step="/".join(context.step),
             image=image,
             image_required=required,
-            resources=resources or Resources(),
+            resources=resources,
             hints=self.reana_hints,
         )
 
