@@ -15,10 +15,15 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 demo: $(VENV)/.example
 	rm -rf $(DEMO)
-	DRAWBAR_HOME="$(CURDIR)/$(DEMO)/home" PATH="$(CURDIR)/$(BIN):$$PATH" \
-	  drawbar run examples/dimuon --no-container --outputs $(DEMO)
+	@set -e; export DRAWBAR_HOME="$(CURDIR)/$(DEMO)/home" PATH="$(CURDIR)/$(BIN):$$PATH"; \
+	for engine in serial cwl snakemake yadage; do \
+	  case $$engine in serial) file=reana.yaml ;; *) file=reana-$$engine.yaml ;; esac; \
+	  printf '\n== %s\n' "$$engine"; \
+	  drawbar run examples/dimuon/$$file --no-container --name $$engine --test --outputs $(DEMO)/$$engine; \
+	done
 	@echo
-	@echo "The plot: $(DEMO)/results/dimuon.png"
+	@echo "The same analysis in four engines; the plots:"
+	@find $(DEMO)/serial $(DEMO)/cwl $(DEMO)/snakemake $(DEMO)/yadage -name '*.png'
 
 test: $(VENV)/.dev
 	$(BIN)/pytest -q -n 2 --dist worksteal -m "not slow and not docker and not slurm and not htcondor"
@@ -35,7 +40,7 @@ clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # What is installed, each with a stamp, so that a changed pyproject.toml installs again.
-$(VENV)/.example: EXTRAS = example
+$(VENV)/.example: EXTRAS = all,example
 $(VENV)/.dev: EXTRAS = all,dev
 $(VENV)/.example $(VENV)/.dev: pyproject.toml $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable ".[$(EXTRAS)]"
