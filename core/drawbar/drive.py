@@ -48,6 +48,8 @@ from drawbar.wire import Message
 
 _LOOK_S = 1.0
 """How often the driver looks for a cancel request and at the disk."""
+_GROUP_S = 0.05
+"""How long what nobody acts on may wait to be made durable together with more."""
 _CANCEL_S = 60.0
 """How long a cancelled run may take to wind down before its driver lets go."""
 _RESERVE_BYTES = 32 << 20
@@ -108,6 +110,7 @@ class Drive:
         self.cancel_deadline: float | None = None
         self.unwritten = False
         """Whether the last commit failed and is to be tried again."""
+        self.commit_at: float | None = None
         self.next_look = 0.0
         self.next_beat = 0.0
         self.outcome: Outputs | None = None
@@ -166,7 +169,7 @@ class Drive:
             self.dispatcher.cancel_all()
         if not self.driver.paused:
             self.dispatcher.dispatch()
-        if not self._commit():
+        if self._commit_due() and not self._commit():
             return
         effects, self.dispatcher.effects = self.dispatcher.effects, []
         for effect in effects:
@@ -178,11 +181,22 @@ class Drive:
     def _timeout(self) -> float:
         if self.driver.posted:
             return 0.0
-        waits = [self.next_look - time.monotonic()]
+        now = time.monotonic()
+        waits = [self.next_look - now]
+        if self.commit_at is not None and not self.unwritten:
+            waits.append(self.commit_at - now)
         wait = self.dispatcher.wait_s()
         if wait is not None and not self.driver.paused:
             waits.append(wait)
         return max(0.0, min(waits))
+
+    def _commit_due(self) -> bool:
+        """Whether what was written has to be durable now, or can wait for more: nobody acts on it yet."""
+        if self.dispatcher.effects or self._sending or not self.store.pending:
+            return True
+        if self.commit_at is None:
+            self.commit_at = time.monotonic() + _GROUP_S
+        return time.monotonic() >= self.commit_at
 
     def _commit(self) -> bool:
         """Make the round durable; False when the disk does not take it, which is tried again."""
@@ -195,6 +209,7 @@ class Drive:
             self._pause(str(error))
         else:
             self.unwritten = False
+            self.commit_at = None
         return not self.unwritten
 
     def _pause(self, why: str) -> None:

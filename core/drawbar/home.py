@@ -212,13 +212,24 @@ def write_run(directory: RunDirectory, spec: RunSpec) -> None:
     write_json(directory.path / "run.json", encode(spec))
 
 
-def write_json(path: Path, value: Any) -> None:
+def _text(value: Mapping[str, Any]) -> str:
+    """JSON text with a line for each member, and for each item of a list: the encoder in C cannot indent."""
+    members = []
+    for name, member in value.items():
+        if isinstance(member, list) and member:
+            text = "[\n" + ",\n".join(map(json.dumps, member)) + "\n]"
+        else:
+            text = json.dumps(member)
+        members.append(f"{json.dumps(name)}: {text}")
+    return "{\n" + ",\n".join(members) + "\n}\n"
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write a JSON file, durably and all at once."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("w") as file:
-            json.dump(value, file, indent=1)
-            file.write("\n")
+            file.write(_text(value))
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

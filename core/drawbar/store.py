@@ -223,6 +223,11 @@ class Store:
 
     # writing
 
+    @property
+    def pending(self) -> bool:
+        """Whether anything was written since the last commit."""
+        return bool(self._gathered)
+
     def commit(self) -> None:
         """Make everything written since the last commit durable, all or nothing.
 
