@@ -11,8 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,11 +29,12 @@ from drawbar.backend import (
 from drawbar.errors import BackendError, Problem
 from drawbar.model import JobResult, JobSpec, JobState, Reason
 from drawbar.options import Options as BaseOptions
-from drawbar.options import option
 
 from drawbar_docker import containers, records, results
 from drawbar_docker.engine import Engine, EngineError, Facts
-from drawbar_docker.images import Image, ImageError, Images, Pull, reference_of
+from drawbar_docker.images import Image, ImageError, Images, reference_of
+from drawbar_docker.jobs import Job, Phase
+from drawbar_docker.options import DockerOptions
 from drawbar_docker.records import Stop
 from drawbar_docker.results import Window
 from drawbar_docker.timers import Timers
@@ -44,52 +43,8 @@ from drawbar_docker.watch import Watcher
 _LAUNCHERS = 8
 _HARVESTERS = 4
 _AGAIN_S = 5.0
-_ALIVE = frozenset({"created", "running", "paused", "restarting"})
+_NOT_STARTED = "its container was made, but nobody was left to start it"
 _ENDS = frozenset({"die", "died", "destroy", "remove"})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DockerOptions(BaseOptions):
-    """What `drawbar.toml` may say about the docker backend."""
-
-    host: str | None = option(
-        None, help="where the engine is, as in DOCKER_HOST; else that, the docker context, a usual socket"
-    )
-    pull: Pull = option(Pull.MISSING, help="when images are fetched: missing, always (once a run), never")
-    network: str | None = option(None, help="the engine's network that jobs are in; its default")
-    shared: tuple[str, ...] = option(
-        ("/cvmfs",), help="directories of this machine that jobs may ask to see, read-only"
-    )
-    limit_cpus: bool = option(
-        False, help="whether a job may use only the CPUs that it asks for, even when others are idle"
-    )
-    grace_s: float = option(10.0, help="seconds between asking a job to end (TERM) and killing it")
-
-
-class _Phase(Enum):
-    QUEUED = "waits for its image"
-    LAUNCHING = "launching"
-    STALLED = "the engine did not answer"
-    RUNNING = "running"
-    HARVESTING = "ended"
-
-
-class _Job:
-    """A job that has not ended. Changed under the backend's lock."""
-
-    __slots__ = ("attempt", "container", "phase", "reimaged", "stop")
-
-    def __init__(self, attempt: Attempt, phase: _Phase = _Phase.QUEUED, container: str | None = None) -> None:
-        self.attempt = attempt
-        self.phase = phase
-        self.container = container
-        self.stop: Stop | None = None
-        self.reimaged = False
-
-    @property
-    def state(self) -> JobState:
-        running = self.phase in (_Phase.RUNNING, _Phase.HARVESTING)
-        return JobState.RUNNING if running else JobState.SUBMITTED
 
 
 class DockerBackend(Backend):
@@ -126,7 +81,7 @@ class DockerBackend(Backend):
         self._launchers = ThreadPoolExecutor(_LAUNCHERS, "drawbar-docker-launch")
         self._harvesters = ThreadPoolExecutor(_HARVESTERS, "drawbar-docker-harvest")
         self._lock = threading.RLock()  # guards what follows, and keeps what is told in order
-        self._jobs: dict[str, _Job] = {}
+        self._jobs: dict[str, Job] = {}
         self._told: set[str] = set()
         self._closing = threading.Event()
         self._watcher: Watcher | None = None
@@ -194,7 +149,7 @@ class DockerBackend(Backend):
             with self._lock:
                 job = self._jobs.get(attempt.tag)
             if job is not None:
-                answer[attempt.tag] = self._status(job)
+                answer[attempt.tag] = job.status
             elif result := records.get_result(attempt.record):
                 answer[attempt.tag] = results.status(attempt, result)
             else:
@@ -259,24 +214,24 @@ class DockerBackend(Backend):
             if status.result is not None:
                 self._tell_end(attempt, status.result)
             return Accepted(native_id=status.native_id)
-        job = _Job(attempt)
+        job = Job(attempt)
         with self._lock:
             self._jobs[attempt.tag] = job
         self._queue(job)
         return Accepted()
 
-    def _queue(self, job: _Job) -> None:
+    def _queue(self, job: Job) -> None:
         """Have a job launched when its image is here."""
         assert job.attempt.spec.image is not None, "jobs without an image are refused"
         image = self._images.ensure(job.attempt.spec.image, lambda text: self._waits(job, text))
         image.add_done_callback(lambda image: self._later(self._launchers, self._launch, job, image))
 
-    def _launch(self, job: _Job, image: Future[Image]) -> None:
+    def _launch(self, job: Job, image: Future[Image]) -> None:
         attempt = job.attempt
         with self._lock:
             if self._jobs.get(attempt.tag) is not job or self._closing.is_set():
                 return
-            job.phase = _Phase.LAUNCHING
+            job.phase = Phase.LAUNCHING
         try:
             container = self._create(job, image.result())
             records.set_container(attempt.record, container)
@@ -292,6 +247,7 @@ class DockerBackend(Backend):
         except EngineError as error:
             if error.not_found and job.container is None and not job.reimaged:
                 job.reimaged = True  # somebody removed the image since it was looked for
+                job.phase = Phase.QUEUED
                 self._images.drop(attempt.spec.image or "")
                 self._queue(job)
                 return
@@ -302,7 +258,7 @@ class DockerBackend(Backend):
         except Exception as error:
             self._end(job, results.failed(attempt, Reason.REJECTED, f"it cannot be launched: {error!r}"))
 
-    def _create(self, job: _Job, image: Image) -> str:
+    def _create(self, job: Job, image: Image) -> str:
         attempt = job.attempt
         body = containers.configuration(
             attempt,
@@ -319,47 +275,47 @@ class DockerBackend(Backend):
                 raise
             return str(self._engine.inspect(attempt.tag)["Id"])  # made by a call whose answer was lost
 
-    def _began(self, job: _Job, started: float) -> None:
+    def _began(self, job: Job, started: float) -> None:
         """A container runs, or has run: tell it, and see to its end."""
         with self._lock:
-            if self._jobs.get(job.attempt.tag) is not job or job.phase is _Phase.HARVESTING:
+            if self._jobs.get(job.tag) is not job:
                 return
-            job.phase = _Phase.RUNNING
+            job.phase = Phase.RUNNING
             stop = job.stop
-            self._events.status([self._status(job)])
+            self._events.status([job.status])
         if stop is not None:
             self._kill(job)
         elif limit := job.attempt.spec.resources.walltime_s:
-            tag = job.attempt.tag
+            tag = job.tag
             self._timers.after(started + limit - time.time(), lambda: self._timeout(tag))
 
-    def _stall(self, job: _Job, error: Exception) -> None:
+    def _stall(self, job: Job, error: Exception) -> None:
         """It is not known how far a job got: it is looked at when the engine answers again."""
         with self._lock:
-            job.phase = _Phase.STALLED
+            job.phase = Phase.STALLED
         self._events.trouble(str(error))
         if isinstance(error, OSError):
             self._timers.after(_AGAIN_S, lambda: self._later(self._harvesters, self._reconcile))
 
     # Ending
 
-    def _stop(self, job: _Job, reason: Reason) -> None:
+    def _stop(self, job: Job, reason: Reason) -> None:
         with self._lock:
             first = job.stop is None
             if first:
                 job.stop = Stop(reason=reason, time=time.time())
-            stop, waits = job.stop, job.phase is _Phase.QUEUED
+            stop, waits = job.stop, job.phase is Phase.QUEUED
         assert stop is not None
         if first:
             with contextlib.suppress(OSError):  # then a later driver takes it for killed
                 records.set_stop(job.attempt.record, stop)
         if waits:
             self._end(job, results.failed(job.attempt, stop.reason, ""))
-        elif job.phase is _Phase.RUNNING:
+        elif job.phase is Phase.RUNNING:
             self._kill(job)
 
-    def _kill(self, job: _Job) -> None:
-        tag = job.attempt.tag
+    def _kill(self, job: Job) -> None:
+        tag = job.tag
         self._later(self._harvesters, self._signal, tag, "SIGTERM")
         kill = lambda: self._later(self._harvesters, self._signal, tag, "SIGKILL")  # noqa: E731
         self._timers.after(self.options.grace_s, kill)
@@ -367,59 +323,41 @@ class DockerBackend(Backend):
     def _timeout(self, tag: str) -> None:
         with self._lock:
             job = self._jobs.get(tag)
-        if job is not None and job.phase is _Phase.RUNNING:
+        if job is not None and job.phase is Phase.RUNNING:
             self._later(self._harvesters, self._stop, job, Reason.TIMEOUT)
 
     def _signal(self, tag: str, signal: str) -> None:
         with self._lock:
             job = self._jobs.get(tag)
         if job is not None and job.container is not None:
-            with self._trouble():
-                self._engine.kill(job.container, signal)
+            self._engine.kill(job.container, signal)
 
     def _harvest(self, tag: str, outage: Window | None = None) -> None:
-        """Record, tell and remove a container that has ended."""
+        """Record, tell and remove a container that has ended; one that is alive is left as it is."""
         with self._lock:
             job = self._jobs.get(tag)
-            if job is None or job.container is None or job.phase is _Phase.HARVESTING:
+            if job is None or job.container is None:
                 return
-            before, job.phase = job.phase, _Phase.HARVESTING
-        again = True
+            container, job.looks = job.container, job.looks + 1
+            if job.looks > 1:
+                return  # who looks at it now looks once more
+        looks = 0
         try:
-            with self._trouble():
-                result = self._result(job.attempt, job.container, outage)
-                again = result is None
+            while job.looks > looks:
+                looks = job.looks
+                result = self._result(job.attempt, container, outage)
                 if result is not None:
                     self._end(job, result)
+                    return
         finally:
-            if again:
-                with self._lock:
-                    job.phase = before
+            with self._lock:
+                job.looks = 0
 
     def _result(self, attempt: Attempt, container: str, outage: Window | None = None) -> JobResult | None:
         """How a container ended; None while it has not."""
-        try:
-            found = self._engine.inspect(container)
-        except EngineError as error:
-            if error.not_found:
-                return _removed(attempt, container)
-            raise
-        if found["State"].get("Status") in _ALIVE:
-            return None
-        log = ""
-        if found["State"]["ExitCode"] != 0:
-            with contextlib.suppress(EngineError):
-                log = self._engine.log(container)
-        return results.ended(
-            attempt,
-            found,
-            stop=records.stop(attempt.record),
-            host=self._facts().name,
-            log=log,
-            outage=outage,
-        )
+        return results.look(self._engine, attempt, container, host=self._facts().name, outage=outage)
 
-    def _end(self, job: _Job, result: JobResult) -> None:
+    def _end(self, job: Job, result: JobResult) -> None:
         """A job has ended: make that durable, tell it, and remove its container."""
         try:
             result = records.set_result(job.attempt.record, result)
@@ -429,24 +367,23 @@ class DockerBackend(Backend):
             return
         self._tell_end(job.attempt, result)
         if job.container is not None:
-            with self._trouble():
-                self._engine.remove(job.container)
+            self._engine.remove(job.container)
 
     # Looking
 
     def _look(self, attempt: Attempt, found: Mapping[str, Any] | None) -> JobStatus | None:
         """The status of an attempt that this object does not know; one that is alive is adopted."""
-        if found is not None and found["State"] in _ALIVE:
-            job = _Job(attempt, _Phase.LAUNCHING, found["Id"])
+        if found is not None and found["State"] in results.ALIVE:
+            job = Job(attempt, Phase.LAUNCHING, found["Id"])
             job.stop = records.stop(attempt.record)
             with self._lock:
                 job = self._jobs.setdefault(attempt.tag, job)
             self._adopt(job, found["State"])
-            return self._status(job)
+            return job.status
         if found is not None:
             result = self._result(attempt, found["Id"])
         elif container := records.container(attempt.record):
-            result = _removed(attempt, container)
+            result = results.removed(attempt, container)
         else:
             return None
         if result is None:
@@ -456,19 +393,20 @@ class DockerBackend(Backend):
             self._later(self._harvesters, self._engine.remove, found["Id"])
         return results.status(attempt, result)
 
-    def _adopt(self, job: _Job, state: str) -> None:
-        """Go on with a container that somebody else, or a call without an answer, made."""
+    def _adopt(self, job: Job, state: str) -> None:
+        """Go on with a container that somebody else, or a call without an answer, made.
+
+        One that was not started may yet be, by a call that is still under way, and might even end
+        before another call starts it a second time. So it is closed, and the attempt is lost.
+        """
         assert job.container is not None
-        if state == "created":
-            if job.stop is not None:
-                self._later(
-                    self._harvesters, self._end, job, results.failed(job.attempt, job.stop.reason, "")
-                )
-                return
-            self._engine.start(job.container)
+        if state == "created" and records.close_start(job.attempt.record):
+            reason = job.stop.reason if job.stop else Reason.LOST
+            self._later(self._harvesters, self._end, job, results.failed(job.attempt, reason, _NOT_STARTED))
+            return
         started = results.when(self._engine.inspect(job.container)["State"].get("StartedAt"))
         self._began(job, started or time.time())
-        self._later(self._harvesters, self._harvest, job.attempt.tag)  # it may have ended meanwhile
+        self._later(self._harvesters, self._harvest, job.tag)  # it may have ended meanwhile
 
     def _hear(self, event: Mapping[str, Any]) -> None:
         tag = ((event.get("Actor") or {}).get("Attributes") or {}).get(containers.TAG)
@@ -484,31 +422,31 @@ class DockerBackend(Backend):
         found = _by_tag(self._engine.containers(containers.TAG))
         for tag, (job, phase) in jobs.items():
             container = found.get(tag)
-            ended = container is None or container["State"] not in _ALIVE
-            if phase is _Phase.STALLED:
+            ended = container is None or container["State"] not in results.ALIVE
+            if phase is Phase.STALLED:
                 self._go_on(job, container)
-            elif ended and (phase is _Phase.RUNNING or container is not None):
+            elif ended and (phase is Phase.RUNNING or container is not None):
                 self._later(self._harvesters, self._harvest, tag, outage)
-            elif phase is _Phase.RUNNING and job.stop is not None:
+            elif phase is Phase.RUNNING and job.stop is not None:
                 self._kill(job)
         for tag, container in found.items():
-            if tag not in jobs and container["State"] not in _ALIVE:
+            if tag not in jobs and container["State"] not in results.ALIVE:
                 self._later(self._harvesters, self._sweep, tag, container)
 
-    def _go_on(self, job: _Job, container: Mapping[str, Any] | None) -> None:
+    def _go_on(self, job: Job, container: Mapping[str, Any] | None) -> None:
         """A job whose launch was not answered: its container was made, or was not."""
         if container is not None:
             with self._lock:
-                job.container, job.phase = container["Id"], _Phase.LAUNCHING
-            if container["State"] in _ALIVE:
+                job.container, job.phase = container["Id"], Phase.LAUNCHING
+            if container["State"] in results.ALIVE:
                 self._adopt(job, container["State"])
             else:
-                self._later(self._harvesters, self._harvest, job.attempt.tag)
+                self._later(self._harvesters, self._harvest, job.tag)
         elif job.stop is not None:
             self._later(self._harvesters, self._end, job, results.failed(job.attempt, job.stop.reason, ""))
         else:
             with self._lock:
-                job.phase = _Phase.QUEUED
+                job.phase = Phase.QUEUED
             self._queue(job)
 
     def _sweep(self, tag: str, container: Mapping[str, Any]) -> None:
@@ -517,8 +455,7 @@ class DockerBackend(Backend):
         with self._lock:
             ours = tag in self._jobs
         if not ours and record.startswith("/") and records.get_result(record) is not None:
-            with self._trouble():
-                self._engine.remove(container["Id"])
+            self._engine.remove(container["Id"])
 
     # Small things
 
@@ -528,13 +465,10 @@ class DockerBackend(Backend):
             facts = self._known_facts = self._engine.facts()
         return facts
 
-    def _status(self, job: _Job) -> JobStatus:
-        return results.alive(job.attempt.tag, job.state, job.phase.value, job.container)
-
-    def _waits(self, job: _Job, text: str) -> None:
+    def _waits(self, job: Job, text: str) -> None:
         with self._lock:
-            if self._jobs.get(job.attempt.tag) is job and job.phase is _Phase.QUEUED:
-                status = results.alive(job.attempt.tag, JobState.SUBMITTED, "fetching its image", None, text)
+            if self._jobs.get(job.tag) is job and job.phase is Phase.QUEUED:
+                status = results.alive(job.tag, JobState.SUBMITTED, "fetching its image", None, text)
                 self._events.status([status])
 
     def _tell_end(self, attempt: Attempt, result: JobResult) -> None:
@@ -544,21 +478,13 @@ class DockerBackend(Backend):
                 self._told.add(attempt.tag)
                 self._events.status([results.status(attempt, result)])
 
-    @contextlib.contextmanager
-    def _trouble(self) -> Any:
-        """What fails here is told, and done again when the engine answers, or is asked, the next time."""
-        try:
-            yield
-        except (BackendError, OSError) as error:
-            if not self._closing.is_set():
-                self._events.trouble(str(error))
-
     def _later(self, pool: ThreadPoolExecutor, function: Callable[..., Any], *arguments: Any) -> None:
         def work() -> None:
             try:
                 function(*arguments)
             except Exception as error:  # shown, and done again when the engine answers the next time
-                self._events.trouble(str(error) or repr(error))
+                if not self._closing.is_set():
+                    self._events.trouble(str(error) or repr(error))
 
         with contextlib.suppress(RuntimeError):  # closed: a later driver does it
             pool.submit(work)
@@ -566,8 +492,3 @@ class DockerBackend(Backend):
 
 def _by_tag(found: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
     return {each["Labels"][containers.TAG]: each for each in found}
-
-
-def _removed(attempt: Attempt, container: str) -> JobResult:
-    message = "its container was removed by somebody else before its end was recorded"
-    return results.failed(attempt, Reason.LOST, message, container)

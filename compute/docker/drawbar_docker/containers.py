@@ -12,6 +12,7 @@ from typing import Any
 from drawbar.backend import Attempt
 from drawbar.model import JobSpec, WorkspaceNeed
 
+from drawbar_docker import records
 from drawbar_docker.engine import Facts
 
 TAG = "drawbar.tag"
@@ -21,9 +22,11 @@ RECORD = "drawbar.record"
 """Labels of every container: its attempt's tag and directory, its run, and its job's name."""
 
 SHELL = "/bin/sh"
-STREAMS = 'umask "$1"; i=$2 o=$3 e=$4; shift 4; exec "$@" <"$i" >"$o" 2>"$e"'
-SAME_STREAM = 'umask "$1"; i=$2 o=$3; shift 4; exec "$@" <"$i" >"$o" 2>&1'
-"""What connects a job's streams to its files: they are written to without drawbar, byte for byte."""
+_CLAIM = 'umask "$2"; set -C; : >"$1" || exit 125; set +C; i=$3 o=$4 e=$5; shift 5; exec "$@" <"$i" >"$o" '
+STREAMS = _CLAIM + '2>"$e"'
+SAME_STREAM = _CLAIM + "2>&1"
+"""What the shell does: it takes the attempt, once and for all, and connects the job's streams to its
+files, which are so written to without drawbar, byte for byte."""
 
 _CLOSED = ("/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/proc", "/sbin", "/sys", "/usr")
 _OPEN_BELOW = ("/usr/local", "/usr/src", "/usr/home")
@@ -175,4 +178,12 @@ def _mounts(attempt: Attempt) -> Iterator[dict[str, Any]]:
 def _streams(attempt: Attempt) -> list[str]:
     out, err = stdout_of(attempt), stderr_of(attempt)
     script = SAME_STREAM if out == err else STREAMS
-    return [script, "drawbar", f"{umask():04o}", attempt.spec.stdin or "/dev/null", out, err]
+    return [
+        script,
+        "drawbar",
+        records.start_of(attempt.record),
+        f"{umask():04o}",
+        attempt.spec.stdin or "/dev/null",
+        out,
+        err,
+    ]

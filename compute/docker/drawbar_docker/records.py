@@ -1,6 +1,8 @@
 """What is kept of an attempt in its own directory, beside the job's logs.
 
     container    the id of its container, once there is one
+    started      made by the job itself, before its command; or by a driver that found it not begun,
+                 so that it cannot begin any more (then it says so)
     stop         why drawbar asked it to end, and when
     result.json  how it ended; from then on its container is not needed any more
 
@@ -24,6 +26,8 @@ from drawbar.model import JobResult, Reason
 
 T = TypeVar("T")
 _CONTAINER = "container"
+_START = "started"
+_CLOSED = "closed by a driver"
 _STOP = "stop"
 _RESULT = "result.json"
 
@@ -56,6 +60,18 @@ def set_container(record: str, container: str) -> None:
 def container(record: str) -> str | None:
     """The id of the attempt's container, if it ever had one."""
     return _read(record, _CONTAINER)
+
+
+def start_of(record: str) -> str:
+    """The file that the job makes when it begins."""
+    return f"{record}/{_START}"
+
+
+def close_start(record: str) -> bool:
+    """Keep a job from beginning, whoever starts its container; False when it has begun."""
+    with contextlib.suppress(FileExistsError):
+        _write(record, _START, _CLOSED, os.link)
+    return _read(record, _START) == _CLOSED
 
 
 def set_stop(record: str, stop: Stop) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping
 from datetime import datetime
@@ -10,8 +11,13 @@ from typing import Any
 from drawbar.backend import Attempt, JobStatus
 from drawbar.model import JobResult, JobState, Reason, judge
 
+from drawbar_docker import records
 from drawbar_docker.containers import stderr_of, stdout_of
+from drawbar_docker.engine import Engine, EngineError
 from drawbar_docker.records import Stop
+
+ALIVE = frozenset({"created", "running", "paused", "restarting"})
+"""What an engine calls a container that has not ended."""
 
 _KILL = 128 + 9
 _TERM = 128 + 15
@@ -20,6 +26,31 @@ _NO_SHELL = re.compile(r"exec /bin/sh failed|/bin/sh.*no such file", re.IGNORECA
 
 Window = tuple[float, float]
 """From when to when the engine was gone."""
+
+
+def look(
+    engine: Engine, attempt: Attempt, container: str, *, host: str, outage: Window | None
+) -> JobResult | None:
+    """How a container ended, as the engine and the attempt's record say; None while it has not."""
+    try:
+        found = engine.inspect(container)
+    except EngineError as error:
+        if error.not_found:
+            return removed(attempt, container)
+        raise
+    if found["State"].get("Status") in ALIVE:
+        return None
+    log = ""
+    if found["State"]["ExitCode"] != 0:
+        with contextlib.suppress(EngineError):
+            log = engine.log(container)
+    return ended(attempt, found, stop=records.stop(attempt.record), host=host, log=log, outage=outage)
+
+
+def removed(attempt: Attempt, container: str) -> JobResult:
+    """The result of an attempt whose container is not there any more."""
+    message = "its container was removed by somebody else before its end was recorded"
+    return failed(attempt, Reason.LOST, message, container)
 
 
 def ended(

@@ -1,20 +1,93 @@
-"""The engine that these tests use: the one of tests/clusters/docker, or whatever DOCKER_HOST names."""
+"""The engine of tests/clusters/docker, and backends on it."""
 
 from __future__ import annotations
 
-import contextlib
 import os
+import secrets
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+from drawbar.backend import Attempt
+from drawbar.model import JobSpec
 from drawbar.testing.driver import Driver
+from drawbar_docker import containers
 from drawbar_docker.backend import DockerBackend
 from drawbar_docker.engine import Engine
 
-ENGINE = "DRAWBAR_TEST_DOCKER"
-"""Set by `tests/clusters/docker env`: the tests may use this engine, and none that happens to be here."""
+sys.path.insert(0, str(Path(__file__).parent))  # for docker_driver
+
+SCRIPT = Path(__file__).parents[2] / "clusters" / "docker"
 
 
-def pytest_collection_modifyitems(items):
-    for item in items:
-        if item.get_closest_marker("docker") and ENGINE not in os.environ:
-            item.add_marker(pytest.mark.skip(reason="needs an engine: tests/clusters/docker start"))
+def script(verb: str) -> str:
+    done = subprocess.run([SCRIPT, verb], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def host():
+    """Where the engine is."""
+    try:
+        script("status")
+        return script("env").strip().partition("=")[2]
+    except (AssertionError, OSError):
+        say = pytest.fail if os.environ.get("REQUIRE_CLUSTER") == "docker" else pytest.skip
+        say("needs an engine: run tests/clusters/docker start, as root")
+
+
+@pytest.fixture
+def engine(host, monkeypatch):
+    """A connection to it; at the end of the test no container of drawbar's may be left."""
+    monkeypatch.setenv("DOCKER_HOST", host)
+    connection = Engine()
+    yield connection
+    left = connection.containers(containers.TAG)
+    for each in left:
+        connection.remove(each["Id"])
+    connection.close()
+    assert [each["Names"] for each in left] == []
+
+
+@pytest.fixture
+def open_driver(engine, tmp_path):
+    """Opens backends; their jobs are ended at the end of the test."""
+    drivers = []
+
+    def open_one(directory=None, *, image="busybox:latest", **options):
+        workspace = directory or tmp_path / "workspace"
+        workspace.mkdir(exist_ok=True)
+        options = DockerBackend.Options(**{"grace_s": 0.5, **options})
+        driver = Driver(lambda: DockerBackend(options), workspace.resolve(), patience_s=60, image=image)
+        drivers.append(driver)
+        return driver.open()
+
+    yield open_one
+    for driver in drivers:
+        driver.clean_up()
+
+
+@pytest.fixture
+def driver(open_driver):
+    return open_driver()
+
+
+@pytest.fixture
+def make_attempt(tmp_path):
+    """Attempts, for what needs no engine."""
+
+    def make(*argv, workspace=None, **fields):
+        workspace = workspace or tmp_path
+        fields = {"directory": str(workspace), "canonical": None, "image": "busybox", **fields}
+        return Attempt(
+            tag=f"db-{secrets.token_hex(16)}",
+            run="r.1",
+            number=1,
+            record=str(tmp_path / "attempts" / "job" / "1-1"),
+            workspace=str(workspace),
+            spec=JobSpec(identity="j", name="job", step="s", argv=argv or ("true",), **fields),
+        )
+
+    return make

@@ -14,5 +14,5 @@ class TestDocker(BackendContract):
     many = 30
 
     @pytest.fixture
-    def backend(self):
+    def backend(self, engine):
         return lambda: DockerBackend(DockerBackend.Options(grace_s=0.5))

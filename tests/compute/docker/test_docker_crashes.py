@@ -1,0 +1,282 @@
+"""Jobs of the docker backend when drivers, containers or the engine itself go away."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from docker_driver import attempt as make_attempt
+from docker_driver import wait_for
+from drawbar.model import JobState, Reason, Resources
+from drawbar_docker import containers, records
+
+pytestmark = [
+    pytest.mark.docker,
+    # The docker library forgets the socket of a connection that was refused.
+    pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
+    pytest.mark.filterwarnings(
+        "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
+    ),
+]
+
+GATED = "echo {0} >> ledger; while [ ! -e gate ]; do sleep 0.05; done; exit {0}"
+SCRIPT = Path(__file__).parents[2] / "clusters" / "docker"
+
+
+def jobs(*numbers):
+    return [(number, GATED.format(number)) for number in numbers]
+
+
+def attempts(directory, *numbers):
+    return [make_attempt(directory, number, script) for number, script in jobs(*numbers)]
+
+
+def ledger(directory):
+    path = directory / "ledger"
+    return sorted(map(int, path.read_text().split())) if path.exists() else []
+
+
+def restart(verb):
+    subprocess.run([SCRIPT, verb], check=True, timeout=120, capture_output=True)
+
+
+class Victim:
+    """A driver in a process of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        program = Path(__file__).with_name("docker_driver.py")
+        self.process = subprocess.Popen(
+            [sys.executable, program, directory],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def tell(self, *work) -> None:
+        self.process.stdin.write(json.dumps(work) + "\n")
+        self.process.stdin.flush()
+
+    def submit(self, *work) -> None:
+        self.tell(*work)
+        assert self.process.stdout.readline() == "submitted\n"
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(30)
+        self.process.stdin.close()
+        self.process.stdout.close()
+
+
+@pytest.fixture
+def directory(tmp_path):
+    path = (tmp_path / "workspace").resolve()
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def victim(directory, engine):
+    victims = []
+
+    def start():
+        victims.append(Victim(directory))
+        return victims[-1]
+
+    yield start
+    for each in victims:
+        if each.process.returncode is None:
+            each.kill()
+
+
+def test_a_new_driver_adopts_the_jobs_of_a_killed_one(victim, directory, open_driver):
+    dead = victim()
+    dead.submit(*jobs(0, 1, 2), (3, "exit 33"))
+    ended = make_attempt(directory, 3, "exit 33")
+    wait_for(lambda: ledger(directory) == [0, 1, 2])
+    wait_for(lambda: records.container(ended.record))
+    dead.kill()
+    driver = open_driver(directory)
+    alive, never = attempts(directory, 0, 1, 2), make_attempt(directory, 4, "exit 0")
+    wait_for(lambda: driver.find(ended)[ended.tag].state.terminal)
+    found = driver.find(*alive, ended, never)
+    assert found[ended.tag].result.exit_code == 33
+    assert never.tag not in found
+    assert {found[each.tag].state for each in alive} == {JobState.RUNNING}
+    (directory / "gate").touch()
+    assert [driver.end(each).exit_code for each in alive] == [0, 1, 2]
+    assert all(sum(status.state.terminal for status in driver.watch.of(each)) == 1 for each in alive)
+    assert ledger(directory) == [0, 1, 2]
+
+
+def test_an_adopted_job_can_be_cancelled(victim, directory, open_driver):
+    dead = victim()
+    dead.submit(*jobs(1))
+    wait_for(lambda: ledger(directory) == [1])
+    dead.kill()
+    driver = open_driver(directory)
+    (job,) = attempts(directory, 1)
+    driver.cancel(job)  # without having looked for it
+    assert driver.end(job).reason is Reason.CANCELLED
+
+
+def test_the_wall_time_of_an_adopted_job_counts_from_its_start(victim, directory, open_driver):
+    dead = victim()
+    dead.submit(*jobs(1))
+    wait_for(lambda: ledger(directory) == [1])
+    dead.kill()
+    driver = open_driver(directory)
+    job = make_attempt(directory, 1, GATED.format(1), resources=Resources(walltime_s=0.1))
+    assert driver.find(job)[job.tag].state is JobState.RUNNING
+    assert driver.end(job).reason is Reason.TIMEOUT
+
+
+def test_a_container_that_was_made_and_not_started_never_is(directory, open_driver, engine):
+    """Its driver was killed between the two, and the engine may have its call to start it yet."""
+    driver = open_driver(directory)
+    job = make_attempt(directory, 1, "echo 1 >> ledger")
+    backend = driver.backend
+    body = containers.configuration(
+        job,
+        image=backend._images.look("busybox:latest").id,
+        image_environment={},
+        facts=engine.facts(),
+        network=None,
+        limit_cpus=False,
+    )
+    records.claim(job.record)
+    engine.create(job.tag, body)
+    remove, backend._engine.remove = backend._engine.remove, lambda container: None
+    assert not driver.find(job)[job.tag].state.terminal
+    assert driver.end(job).reason is Reason.LOST
+    engine.start(job.tag)
+    wait_for(lambda: engine.inspect(job.tag)["State"]["Status"] == "exited")
+    remove(job.tag)
+    assert ledger(directory) == []
+
+
+def test_what_a_killed_driver_left_recorded_is_swept(directory, open_driver, engine):
+    driver = open_driver(directory)
+    job = make_attempt(directory, 1, "exit 0")
+    remove, driver.backend._engine.remove = driver.backend._engine.remove, lambda container: None
+    driver.run(job)
+    driver.end(job)
+    driver.backend._engine.remove = remove
+    assert engine.containers(f"drawbar.tag={job.tag}")
+    driver.close()
+    driver.open()
+    wait_for(lambda: not engine.containers(f"drawbar.tag={job.tag}"))
+    assert driver.find(job)[job.tag].result.ok
+
+
+def test_two_drivers_see_the_same_end(victim, directory, open_driver):
+    dead = victim()
+    dead.submit(*jobs(1))
+    wait_for(lambda: ledger(directory) == [1])
+    dead.kill()
+    (job,) = attempts(directory, 1)
+    first, second = open_driver(directory), open_driver(directory)
+    assert first.find(job)[job.tag].state is second.find(job)[job.tag].state is JobState.RUNNING
+    (directory / "gate").touch()
+    assert first.end(job) == second.end(job)
+
+
+def test_a_container_that_somebody_removes_is_lost(directory, open_driver, engine):
+    driver = open_driver(directory)
+    (job,) = attempts(directory, 1)
+    driver.run(job)
+    wait_for(lambda: ledger(directory) == [1])
+    engine.remove(job.tag)
+    result = driver.end(job)
+    assert result.reason in (Reason.LOST, Reason.KILLED)
+    assert driver.find(job)[job.tag].result == result
+
+
+def test_the_jobs_of_a_stopped_engine_are_told_as_such(directory, open_driver):
+    driver = open_driver(directory)
+    alive, done = attempts(directory, 1)[0], make_attempt(directory, 2, "exit 2")
+    driver.run(alive, done)
+    wait_for(lambda: ledger(directory) == [1])
+    assert driver.end(done).exit_code == 2
+    restart("restart")
+    assert driver.end(alive).reason is Reason.NODE_LOST
+    again = make_attempt(directory, 1, "exit 5", tries=2)
+    driver.run(again)
+    assert driver.end(again).exit_code == 5
+    assert driver.find(done)[done.tag].result.exit_code == 2
+    assert ledger(directory) == [1]
+
+
+def test_the_jobs_of_a_killed_engine_are_told_as_such(directory, open_driver):
+    driver = open_driver(directory)
+    (job,) = attempts(directory, 1)
+    driver.run(job)
+    wait_for(lambda: ledger(directory) == [1])
+    restart("crash")
+    result = driver.end(job)
+    assert result.reason is Reason.NODE_LOST
+    assert ledger(directory) == [1]
+
+
+def test_jobs_that_outlive_the_engine_are_watched_again(directory, open_driver, monkeypatch):
+    monkeypatch.setenv("DOCKER_TEST_LIVE_RESTORE", "1")
+    restart("restart")
+    try:
+        driver = open_driver(directory)
+        one, two = attempts(directory, 1, 2)
+        driver.run(one, two)
+        wait_for(lambda: ledger(directory) == [1, 2])
+        restart("stop")
+        wait_for(lambda: driver.watch.troubles)
+        late = make_attempt(directory, 3, "echo 3 >> ledger; exit 3")
+        driver.submit(late)
+        driver.cancel(two)
+        restart("restart")
+        assert driver.end(two).reason is Reason.CANCELLED
+        assert driver.end(late).exit_code == 3
+        (directory / "gate").touch()
+        assert driver.end(one).exit_code == 1
+        assert ledger(directory) == [1, 2, 3]
+        assert driver.watch.troubles[-1] == ""
+    finally:
+        monkeypatch.delenv("DOCKER_TEST_LIVE_RESTORE")
+        restart("restart")
+
+
+def test_a_storm_of_killed_drivers_loses_and_doubles_nothing(victim, directory, open_driver):
+    """The ledger is the judge: it is written by the jobs."""
+    storm = random.Random(7)
+    numbers = range(24)
+    work = {
+        number: f"echo {number} >> ledger; sleep 0.{storm.randrange(4)}; exit {number}" for number in numbers
+    }
+    for first in range(0, len(numbers), 6):
+        dead = victim()
+        dead.submit(*[(number, work[number]) for number in numbers[first : first + 6]])
+        time.sleep(storm.random())  # the instant of the kill; nothing is waited for
+        dead.kill()
+    driver = open_driver(directory)
+    everything = [make_attempt(directory, number, work[number]) for number in numbers]
+    driver.find(*everything)
+    fence = make_attempt(directory, 99, "exit 0")
+    driver.run(fence)  # what dead drivers asked the engine for is done by its end
+    driver.end(fence)
+    found = driver.find(*everything)
+    results = {}
+    for number, job in enumerate(everything):
+        if job.tag in found:
+            results[number] = found[job.tag].result or driver.end(job)
+    again = {
+        number: make_attempt(directory, number, work[number], tries=2)
+        for number in numbers
+        if number not in results or results[number].reason is Reason.LOST
+    }
+    driver.run(*again.values())
+    results |= {number: driver.end(job) for number, job in again.items()}
+    assert [results[number].exit_code for number in numbers] == list(numbers)
+    assert ledger(directory) == list(numbers)
