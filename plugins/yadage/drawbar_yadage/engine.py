@@ -103,7 +103,7 @@ def _plan(source: Source) -> _Plan:
     options = YadageOptions.parse(source.options, where="yadage workflow")
     initial.check_options(options, str(source.document))
     definition = source.definition or source.root
-    plan = specification.read(source, definition, options.toplevel)
+    plan = specification.read(source, definition, options.toplevel, network=options.allow_network)
     problems = complete(plan)
     initdata = initial.parameters(definition, options, source.parameters)
     if not problems:

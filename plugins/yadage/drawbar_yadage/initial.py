@@ -17,7 +17,7 @@ from drawbar.errors import Problem, SpecError
 from drawbar.options import Options, did_you_mean, option
 from drawbar.paths import existing, inside, normal
 
-from drawbar_yadage.specification import refuse_remote
+from drawbar_yadage.remote import refuse_remote
 from drawbar_yadage.states import Provider
 
 _DATA_OPTIONS = ("initdir", "inputarchive", "archivematch", "subinits", "pathbase")
@@ -38,6 +38,9 @@ class YadageOptions(Options):
     dataopts: dict[str, Any] = option(
         {}, help="yadage's options of data: initdir, inputarchive, archivematch, subinits, pathbase"
     )
+    allow_network: bool = option(
+        False, help="fetch a toplevel or $refs from the network; not from an analysis"
+    )
     diagram: str | None = option(None, help="file in the workspace for a Mermaid diagram of what ran")
 
 
@@ -55,7 +58,14 @@ def parameters(root: Path, options: YadageOptions, given: Mapping[str, Any]) -> 
 
 
 def check_options(options: YadageOptions, document: str) -> None:
-    """Raises `SpecError` for options of data that are unknown, or that mean something on the network."""
+    """Raises `SpecError` for options of data that are unknown, or that mean something on the network.
+
+    That something may be fetched from the network is for the user to say, and not for an analysis.
+    """
+    if options.allow_network and _says_itself(document):
+        message = "an analysis cannot allow itself the network"
+        hint = "leave allow_network out, and give -o allow_network=true"
+        raise SpecError(Problem(message=message, file=document, pointer="inputs.options", hint=hint))
     for name, value in options.dataopts.items():
         if name == "nest" and value is True:
             continue
@@ -63,11 +73,18 @@ def check_options(options: YadageOptions, document: str) -> None:
             message = "dataopts: without 'nest', steps share one directory, and none could be repeated alone"
             raise SpecError(Problem(message=message, file=document, hint="leave 'nest' out"))
         if name not in (*_DATA_OPTIONS, *_WITHOUT_EFFECT):
-            hint = did_you_mean(name, _DATA_OPTIONS)
-            raise SpecError(Problem(message=f"dataopts: unknown option {name!r}", file=document, hint=hint))
+            message, known = f"dataopts: unknown option {name!r}", did_you_mean(name, _DATA_OPTIONS)
+            raise SpecError(Problem(message=message, file=document, hint=known))
     archive = options.dataopts.get("inputarchive")
     if archive is not None:
         refuse_remote("inputarchive", str(archive), Problem(message="", file=document))
+
+
+def _says_itself(document: str) -> bool:
+    analysis = load(Path(document)).value
+    inputs = analysis.get("inputs") if isinstance(analysis, Mapping) else None
+    given = inputs.get("options") if isinstance(inputs, Mapping) else None
+    return isinstance(given, Mapping) and "allow_network" in given
 
 
 def provider(workspace: Path, definition: Path, options: YadageOptions) -> Provider:

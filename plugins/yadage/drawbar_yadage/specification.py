@@ -9,7 +9,6 @@ file against that file's own directory. Only files inside the analysis are read.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,10 +20,11 @@ from drawbar.engine import Source
 from drawbar.errors import Problem, SpecError
 from drawbar.paths import existing
 
+from drawbar_yadage import remote
+from drawbar_yadage.remote import refuse_remote
+
 _MOST_PARTS = 200_000
 _DEEPEST = 100
-_REMOTE = re.compile(r"(github|gitlab-cern|from-github|from-cap|https?|ftp|file)[:/]", re.IGNORECASE)
-
 Place = tuple[str, int | None]
 
 
@@ -49,12 +49,15 @@ class Specification:
         return Problem(message=message, file=file or None, line=line, pointer=pointer, **more)
 
 
-def read(source: Source, root: Path, toplevel: str | None) -> Specification:
-    """The workflow of a source, whose files are in `root`. Raises `SpecError` for what cannot be read."""
+def read(source: Source, root: Path, toplevel: str | None, *, network: bool = False) -> Specification:
+    """The workflow of a source, whose files are in `root`; `network` says whether any may be fetched.
+
+    Raises `SpecError` for what cannot be read.
+    """
     here = Problem(message="", file=str(source.document))
-    if toplevel is not None:
+    if toplevel is not None and not network:
         refuse_remote("toplevel", toplevel, here)
-    expander = _Expander(root, toplevel or "")
+    expander = _Expander(root, toplevel or "", network)
     if source.specification is not None:
         document = Document(source.specification, str(source.document), source.lines)
         return expander.whole(document, "workflow.specification", None)
@@ -62,37 +65,31 @@ def read(source: Source, root: Path, toplevel: str | None) -> Specification:
         raise SpecError(Problem(message="a yadage workflow needs a file", file=str(source.document)))
     name = os.path.relpath(source.root / source.file, source.root)
     refuse_remote("workflow file", name, here)
+    if remote.is_remote(toplevel or ""):
+        return expander.whole(
+            expander.document(remote.address(toplevel or "", name, here)), "", source.fragment
+        )
     below = os.path.normpath(os.path.join(toplevel or "", name))
     name = below if os.path.lexists(root / below) else name
     return expander.whole(expander.document(name), "", source.fragment)
 
 
-def refuse_remote(what: str, text: str, where: Problem) -> None:
-    """Raises `SpecError`, placed as `where` is, when a text names something on the network."""
-    if _REMOTE.match(text) is None:
-        return
-    raise SpecError(
-        Problem(
-            message=f"the {what} {brief(text)} is on the network, from where nothing is fetched",
-            file=where.file,
-            line=where.line,
-            hint="fetch it yourself, for instance with git clone, and name what you have then",
-        )
-    )
-
-
 class _Expander:
-    def __init__(self, root: Path, toplevel: str) -> None:
+    def __init__(self, root: Path, toplevel: str, network: bool) -> None:
         self.root = root
         self.toplevel = toplevel
+        self.network = network
         self.documents: dict[str, Document] = {}
         self.made = Specification(None)
         self.parts = 0
 
     def document(self, name: str) -> Document:
         if name not in self.documents:
-            path = existing(self.root, name, "$ref")
-            self.documents[name] = load(path, shown=name)
+            if remote.is_remote(name):
+                self.documents[name] = remote.fetch(name)
+            else:
+                path = existing(self.root, name, "$ref")
+                self.documents[name] = load(path, shown=name)
         return self.documents[name]
 
     def whole(self, document: Document, prefix: str, fragment: str | None) -> Specification:
@@ -100,7 +97,7 @@ class _Expander:
         if fragment:
             value, prefix = self._within(document, fragment, Problem(message="", file=document.path))
         self.made.value = self._expand(value, document, prefix, "", ())
-        self.made.files = tuple(sorted(self.documents))
+        self.made.files = tuple(sorted(name for name in self.documents if not remote.is_remote(name)))
         return self.made
 
     def _expand(
@@ -138,7 +135,8 @@ class _Expander:
         self, reference: str, document: Document, pointer: str, place: str, chain: Sequence[tuple[str, str]]
     ) -> Any:
         where = Problem(message="", file=document.path, line=document.lines.get(pointer))
-        refuse_remote("$ref", reference, where)
+        if not self.network:
+            refuse_remote("$ref", reference, where)
         file, _, fragment = reference.partition("#")
         target = document if not file else self._target(unquote(file), document, where)
         if (target.path, fragment) in chain:
@@ -147,6 +145,8 @@ class _Expander:
         return self._expand(value, target, inner, place, (*chain, (target.path, fragment)))
 
     def _target(self, file: str, document: Document, where: Problem) -> Document:
+        if remote.is_remote(file) or remote.is_remote(document.path):
+            return self.document(remote.relative(document.path, file, where))
         own = os.path.dirname(document.path) if document.path in self.documents else ""
         first = not self.documents or document.path == next(iter(self.documents))
         bases = (self.toplevel, own) if first or document.path not in self.documents else (own, self.toplevel)

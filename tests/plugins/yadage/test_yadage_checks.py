@@ -5,9 +5,12 @@
 
 import time
 from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import pytest
-from drawbar.errors import SpecError
+from drawbar.errors import InfrastructureError, SpecError
 from drawbar_yadage.engine import YadageEngine
 
 WORKFLOW = """\
@@ -292,3 +295,44 @@ def test_unknown_options_of_data_are_told(flow):
     assert "is on the network" in problems(flow, WORKFLOW)[0].message
     flow.options = {"dataopts": {"nest": False}}
     assert "share one directory" in problems(flow, WORKFLOW)[0].message
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def served(tmp_path):
+    """A directory, and the address that it is served under."""
+    directory = tmp_path / "served"
+    directory.mkdir()
+    handler = partial(Quiet, directory=directory)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield directory, f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+def test_a_toplevel_is_fetched_when_the_user_allows_it(flow, served):
+    directory, address = served
+    (directory / "flows").mkdir()
+    (directory / "flows/main.yml").write_text("stages: [{$ref: 'more/stage.yml#/a'}]\n")
+    (directory / "flows/more").mkdir()
+    (directory / "flows/more/stage.yml").write_text("a: {$ref: '../b.yml'}\n")
+    text = WORKFLOW.replace("stages:\n  - name: generate", "name: generate").partition("  - name: analyse")[0]
+    (directory / "flows/b.yml").write_text(text.replace("\n    ", "\n"))
+    flow.options = {"toplevel": f"{address}flows", "allow_network": True}
+    source = replace(flow.source(WORKFLOW, PARAMETERS), file=flow.workspace / "main.yml")
+    assert [step.name for step in YadageEngine().inspect(source).steps] == ["generate"]
+    (directory / "flows/b.yml").unlink()
+    with pytest.raises(InfrastructureError, match="cannot be fetched"):
+        YadageEngine().inspect(source)
+
+
+def test_an_analysis_cannot_allow_itself_the_network(flow):
+    flow.options = {"toplevel": "github:some/where", "allow_network": True}
+    source = replace(flow.source(WORKFLOW), document=flow.workspace / "reana.yaml")
+    source.document.write_text("inputs: {options: {allow_network: true}}\n")
+    with pytest.raises(SpecError, match="cannot allow itself the network"):
+        YadageEngine().inspect(source)
