@@ -74,7 +74,7 @@ class Dispatcher:
         self.counts = Counts()
         self.effects: list[Callable[[], None]] = []
         self.cancelling = False
-        self._directory = directory
+        self._attempts = directory.attempts
         self._workspace = workspace
         self._store = store
         self._placer = placer
@@ -362,7 +362,7 @@ class Dispatcher:
         name = (spec.identity, spec.try_number)
         last = self.history.last(name)
         number = last.number + 1 if last is not None else 1
-        record = self._directory.attempts / directory_name(spec.identity) / f"{spec.try_number}-{number}"
+        record = f"{self._attempts}/{directory_name(spec.identity)}.{spec.try_number}-{number}"
         row = AttemptRow(
             tag=tag_of(self.run, spec.identity, spec.try_number, key, number),
             run=self.run,
@@ -374,7 +374,7 @@ class Dispatcher:
             key=key,
             document=document if isinstance(document, str) else dumps(document),
             spec_json=dumps(spec),
-            record=str(record),
+            record=record,
             backend=spec.backend or self._settings.backend,
             state=JobState.QUEUED,
             message=why,
