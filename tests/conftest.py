@@ -13,9 +13,7 @@ settings.load_profile("drawbar")
 
 
 @pytest.fixture(autouse=True)
-def _own_settings(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def _own_settings(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("DRAWBAR_")]:
         monkeypatch.delenv(name)
     nothing = tmp_path_factory.getbasetemp() / "no-settings"
