@@ -118,8 +118,8 @@ def refusal(attempt: Attempt, shared: tuple[str, ...]) -> str | None:
 
 
 def run_directory(attempt: Attempt) -> Path:
-    """The run's directory, in which attempts lie as `attempts/JOB/TRY` and jobs have theirs."""
-    return Path(attempt.record).parents[2].resolve()
+    """The run's directory, in which attempts lie as `attempts/ATTEMPT` and jobs have theirs."""
+    return Path(attempt.record).parents[1].resolve()
 
 
 def shadowed(workspace: str) -> str | None:

@@ -85,7 +85,7 @@ def make_attempt(tmp_path):
             tag=f"db-{secrets.token_hex(16)}",
             run="r.1",
             number=1,
-            record=str(tmp_path / "attempts" / "job" / "1-1"),
+            record=str(tmp_path / "attempts" / "job.1-1"),
             workspace=str(workspace),
             spec=JobSpec(identity="j", name="job", step="s", argv=argv or ("true",), **fields),
         )

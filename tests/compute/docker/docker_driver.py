@@ -42,7 +42,7 @@ def attempt(directory: Path, number: int, script: str, *, tries: int = 1, **fiel
         tag=f"db-{directory.parent.name}-{directory.name}-{number}-{tries}",
         run=directory.parent.name,
         number=tries,
-        record=str(directory / "attempts" / str(number) / f"1-{tries}"),
+        record=str(directory / "attempts" / f"{number}.1-{tries}"),
         workspace=str(directory),
         spec=spec,
     )

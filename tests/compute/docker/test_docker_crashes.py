@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import random
 import subprocess
@@ -71,6 +72,13 @@ class Victim:
         self.process.wait(30)
         self.process.stdin.close()
         self.process.stdout.close()
+
+
+@pytest.fixture(autouse=True)
+def _sockets():
+    """What the library forgot is found here, where it is expected."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture

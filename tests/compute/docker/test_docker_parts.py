@@ -1,0 +1,336 @@
+"""What of the docker backend needs no engine."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from drawbar.backend import JobStatus
+from drawbar.errors import BackendError
+from drawbar.model import JobResult, JobState, Mount, Reason, Resources
+from drawbar_docker import containers, images, records, results
+from drawbar_docker.backend import DockerBackend
+from drawbar_docker.engine import Engine, Facts
+from drawbar_docker.images import ImageError, Images, Pull
+from drawbar_docker.records import Stop
+from drawbar_docker.timers import Timers
+
+FACTS = Facts(name="host", cpus=4, memory_mib=1000)
+ID = "sha256:" + 64 * "a"
+
+
+def configured(attempt, facts=FACTS, **options):
+    options = {"network": None, "limit_cpus": False, **options}
+    return containers.configuration(attempt, image=ID, image_environment={}, facts=facts, **options)
+
+
+def test_the_plugin_imports_the_docker_library_only_when_it_is_used():
+    code = (
+        "import sys, drawbar_docker.backend; sys.exit('docker' in sys.modules or 'requests' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_an_engine_that_is_not_there_is_a_finding_with_a_remedy(tmp_path, monkeypatch):
+    monkeypatch.setattr("drawbar_docker.engine.Engine._connect", unreachable)
+    backend = DockerBackend(DockerBackend.Options(host=f"unix://{tmp_path}/no.sock"))
+    (problem,) = backend.check()
+    assert "DOCKER_HOST" in problem.message
+    assert backend.capacity().cpus is None
+    with pytest.raises(BackendError, match="DOCKER_HOST"):
+        backend.start(None)
+    backend.close()
+
+
+def unreachable(self):
+    from drawbar_docker.engine import REMEDY
+
+    raise BackendError(f"no container engine answers ({REMEDY})", transient=True)
+
+
+def test_the_facts_of_an_engine():
+    info = {
+        "Name": "box",
+        "NCPU": 8,
+        "MemTotal": 4 << 30,
+        "SecurityOptions": ["name=seccomp,profile=default", "name=rootless", "name=userns", "name=selinux"],
+        "Runtimes": {"runc": {}, "nvidia": {}},
+    }
+    assert Facts.of(info) == Facts(
+        name="box", cpus=8, memory_mib=4096, rootless=True, remapped=True, labelled=True, gpus=True
+    )
+
+
+def test_what_an_engine_is_asked_for(make_attempt):
+    attempt = make_attempt(
+        "echo",
+        "$HOME",
+        environment={"A": "b c"},
+        network=False,
+        resources=Resources(cpus=2, memory_limit_mib=64, gpus=1),
+    )
+    body = configured(attempt, limit_cpus=True)
+    host = body["HostConfig"]
+    assert body["Cmd"] == ["echo", "$HOME"]
+    assert body["Entrypoint"][0] == "/bin/sh"
+    assert {"A=b c", "HOME=/tmp"} <= set(body["Env"])
+    assert body["Labels"]["drawbar.tag"] == attempt.tag
+    assert (host["Memory"], host["MemorySwap"], host["NanoCpus"]) == (64 << 20, 64 << 20, 2 * 10**9)
+    assert host["NetworkMode"] == "none"
+    assert host["DeviceRequests"] == [{"Count": 1, "Capabilities": [["gpu"]]}]
+    assert {mount["Target"] for mount in host["Mounts"]} == {attempt.workspace, attempt.record}
+
+
+def test_users_are_the_same_inside_and_outside(make_attempt):
+    attempt = make_attempt()
+    assert configured(attempt)["User"].count(":") == 1
+    assert configured(attempt, Facts(name="h", cpus=1, memory_mib=1, rootless=True))["User"] == "0:0"
+    remapped = configured(attempt, Facts(name="h", cpus=1, memory_mib=1, remapped=True, labelled=True))
+    assert remapped["HostConfig"]["UsernsMode"] == "host"
+    assert remapped["HostConfig"]["SecurityOpt"] == ["label=disable"]
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/usr", "/usr/bin/x", "/etc/x", "/opt", "/home", "/proc/1", "/usr/local"]
+)
+def test_a_workspace_does_not_hide_what_images_have(path):
+    assert "--workspace" in containers.shadowed(path)
+
+
+@pytest.mark.parametrize("path", ["/home/user/work", "/opt/work", "/tmp/x", "/usr/local/work", "/data"])
+def test_a_workspace_may_be_anywhere_else(path):
+    assert containers.shadowed(path) is None
+
+
+@pytest.mark.parametrize("target", ["/", "/proc/x", "/sys", "/dev/shm/../x"])
+def test_the_containers_own_places_are_not_mounted_over(make_attempt, tmp_path, target):
+    attempt = make_attempt(mounts=(Mount(source=str(tmp_path), target=target),))
+    assert "belongs to the container" in containers.refusal(attempt, ())
+
+
+def test_another_run_is_outside(make_attempt, tmp_path):
+    """Runs lie beside each other, and an attempt two levels below its run."""
+    own, other = tmp_path / "jobs" / "x", tmp_path.parent / "other.1"
+    workspace = tmp_path / "workspace"
+    for place, word in ((own, None), (other, "outside of the run")):
+        mounts = (Mount(source=str(place), target="/inputs", read_only=True),)
+        refusal = containers.refusal(make_attempt(workspace=workspace, mounts=mounts), ())
+        assert refusal is None if word is None else word in refusal
+
+
+def test_streams_are_files_that_the_container_sees(make_attempt, tmp_path):
+    assert containers.refusal(make_attempt(stdin=f"{tmp_path}/in"), ()) is None
+    assert "/elsewhere/in" in containers.refusal(make_attempt(stdin="/elsewhere/in"), ())
+
+
+def test_what_cannot_run_is_refused_before_anything_runs(make_attempt, monkeypatch):
+    backend = DockerBackend(DockerBackend.Options())
+    monkeypatch.setattr(Engine, "facts", lambda self: FACTS)
+    spec = make_attempt().spec
+    assert backend.refuses(spec) is None
+    for changes, word in (
+        ({"image": None}, "no image"),
+        ({"image": "/cvmfs/unpacked/x"}, "no image that a container engine can run"),
+        ({"resources": Resources(cpus=5)}, "4"),
+        ({"resources": Resources(memory_mib=2000)}, "1000"),
+        ({"resources": Resources(gpus=1)}, "GPU"),
+    ):
+        assert word in backend.refuses(make_attempt(**changes).spec)
+    backend.close()
+
+
+def container(code=0, **state):
+    state = {
+        "ExitCode": code,
+        "StartedAt": "2026-01-01T00:00:00.5Z",
+        "FinishedAt": "2026-01-01T00:01:00Z",
+        **state,
+    }
+    return {"Id": 64 * "b", "State": state}
+
+
+END = results.when("2026-01-01T00:01:00Z")
+
+
+@pytest.mark.parametrize(
+    ("found", "options", "reason"),
+    [
+        (container(), {}, None),
+        (container(3), {}, Reason.EXIT_CODE),
+        (container(137), {}, Reason.KILLED),
+        (container(137, OOMKilled=True), {}, Reason.OUT_OF_MEMORY),
+        (container(0, OOMKilled=True), {}, None),
+        (container(137), {"stop": Stop(reason=Reason.TIMEOUT, time=END - 1)}, Reason.TIMEOUT),
+        (container(0), {"stop": Stop(reason=Reason.CANCELLED, time=END - 1)}, Reason.CANCELLED),
+        (container(4), {"stop": Stop(reason=Reason.CANCELLED, time=END + 1)}, Reason.EXIT_CODE),
+        (container(143), {"outage": (END - 1, END + 1)}, Reason.NODE_LOST),
+        (container(143), {"outage": (END + 1, END + 2)}, Reason.EXIT_CODE),
+        (container(3), {"outage": (END - 1, END + 1)}, Reason.EXIT_CODE),
+        (container(127), {"log": "[FATAL tini (7)] exec /bin/sh failed: No such file"}, Reason.IMAGE),
+    ],
+)
+def test_ends_are_told_apart(make_attempt, found, options, reason):
+    options = {"stop": None, "host": "h", **options}
+    result = results.ended(make_attempt(), found, **options)
+    assert result.reason is reason
+    assert result.exit_code == found["State"]["ExitCode"]
+    assert result.finished - result.started == 59.5
+
+
+def test_a_record_is_taken_once_and_its_result_never_changes(make_attempt):
+    record = make_attempt().record
+    assert records.claim(record)
+    assert not records.claim(record)
+    first = JobResult(exit_code=0)
+    assert records.set_result(record, first) == first
+    assert records.set_result(record, JobResult(exit_code=1, reason=Reason.EXIT_CODE)) == first
+    assert records.get_result(record) == first
+
+
+def test_a_damaged_record_is_as_good_as_none(make_attempt, tmp_path):
+    record = make_attempt().record
+    records.claim(record)
+    (tmp_path / "attempts" / "job.1-1" / "result.json").write_text('{"exit_code": "')
+    assert records.get_result(record) is None
+    assert records.stop(record) is None
+
+
+def test_a_job_that_has_begun_cannot_be_kept_from_it(make_attempt):
+    record = make_attempt().record
+    records.claim(record)
+    assert records.close_start(record)
+    assert records.close_start(record)
+    other = f"{record}-2"
+    records.claim(other)
+    Path(records.start_of(other)).touch()
+    assert not records.close_start(other)
+
+
+class Registry:
+    """Stands in for an engine as far as images go."""
+
+    def __init__(self, *present, reports=(), failures=()):
+        self.present = set(present)
+        self.reports, self.failures = reports, list(failures)
+        self.pulls = []
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def image(self, reference):
+        if reference in self.present:
+            return {"Id": ID, "RepoDigests": [f"x@sha256:{64 * 'c'}"], "Config": {"Env": ["A=b=c"]}}
+        return None
+
+    def pull(self, repository, tag):
+        self.gate.wait(30)
+        self.pulls.append((repository, tag))
+        yield from self.reports
+        if self.failures:
+            yield {"error": self.failures.pop(0)}
+            return
+        self.present.add(f"{repository}:{tag}")
+
+
+@pytest.fixture
+def images_of():
+    opened = []
+
+    def make(registry, policy=Pull.MISSING):
+        opened.append(Images(registry, policy))
+        return opened[-1]
+
+    yield make
+    for each in opened:
+        each.close()
+
+
+def test_an_image_is_fetched_once_for_all_who_wait(images_of):
+    registry, heard = Registry(reports=[{"id": "l", "status": "Downloading", "progressDetail": {}}]), []
+    registry.gate.clear()
+    found = images_of(registry)
+    futures = [found.ensure("a/b:1", heard.append) for _ in range(5)]
+    registry.gate.set()
+    assert {future.result(30).id for future in futures} == {ID}
+    assert registry.pulls == [("a/b", "1")]
+    assert heard[0] == "fetching the image a/b:1"
+
+
+def test_an_image_that_is_here_is_not_fetched_unless_always(images_of):
+    assert images_of(Registry("a:1")).ensure("a:1").result(30).environment == {"A": "b=c"}
+    registry = Registry("a:1")
+    images_of(registry, Pull.ALWAYS).ensure("a:1").result(30)
+    assert registry.pulls == [("a", "1")]
+
+
+def test_an_image_that_may_not_be_fetched(images_of):
+    registry = Registry()
+    with pytest.raises(ImageError, match="forbid"):
+        images_of(registry, Pull.NEVER).ensure("a:1").result(30)
+    assert registry.pulls == []
+
+
+def test_what_cannot_succeed_is_not_tried_again_and_a_failure_is_not_remembered(images_of):
+    registry = Registry(failures=["manifest for a:1 not found"])
+    found = images_of(registry)
+    with pytest.raises(ImageError, match="docker login"):
+        found.ensure("a:1").result(30)
+    assert len(registry.pulls) == 1
+    assert found.ensure("a:1").result(30).id == ID
+
+
+def test_a_network_that_fails_is_tried_again(images_of, monkeypatch):
+    monkeypatch.setattr(images.time, "sleep", lambda seconds: None)
+    registry = Registry(failures=["net/http: TLS handshake timeout"] * 2)
+    assert images_of(registry).ensure("a:1").result(30).id == ID
+    assert len(registry.pulls) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("busybox", ("busybox", "latest")),
+        ("host:5000/a/b", ("host:5000/a/b", "latest")),
+        ("host:5000/a/b:2", ("host:5000/a/b", "2")),
+        (f"a/b:2@{ID}", ("a/b", ID)),
+        ("docker://a/b:3", ("a/b", "3")),
+    ],
+)
+def test_names_of_images(images_of, name, parts):
+    registry = Registry()
+    registry.pull = lambda *given: registry.pulls.append(given) or iter(())
+    with pytest.raises(ImageError):
+        images_of(registry).ensure(name).result(30)
+    assert registry.pulls == [parts]
+
+
+@pytest.mark.parametrize("name", ["library://x", "/cvmfs/x", "a b", "x.sif?y", "../etc", "-v"])
+def test_what_is_no_image_is_never_asked_for(images_of, name):
+    registry = Registry()
+    with pytest.raises(ImageError, match=r"images\.aliases"):
+        images_of(registry).ensure(name).result(30)
+    assert registry.pulls == []
+
+
+def test_timers_call_in_order_and_nothing_after_they_are_closed():
+    timers, calls, done = Timers("test"), [], threading.Event()
+    timers.after(3600, lambda: calls.append("late"))
+    timers.after(0.02, lambda: (calls.append(2), done.set()))
+    timers.after(0, lambda: calls.append(1))
+    assert done.wait(30)
+    timers.close()
+    assert calls == [1, 2]
+
+
+def test_a_result_survives_its_record(make_attempt, tmp_path):
+    attempt = make_attempt()
+    records.claim(attempt.record)
+    result = results.failed(attempt, Reason.LOST, "gone", "c" * 64)
+    assert records.set_result(attempt.record, result) == result
+    document = json.loads((tmp_path / "attempts" / "job.1-1" / "result.json").read_text())
+    assert document["reason"] == "lost"
+    assert isinstance(results.status(attempt, result), JobStatus)
+    assert results.status(attempt, result).state is JobState.FAILED
