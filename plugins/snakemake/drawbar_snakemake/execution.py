@@ -28,7 +28,7 @@ def execute(source: Source, options: SnakemakeOptions, jobs: JobClient) -> Outpu
     log = RunLog(jobs.log)
     environment = dict(os.environ)
     with opened(source, options, log, workdir=jobs.workspace) as session:
-        _clear_own_locks(jobs.run_id)
+        resumed = _clear_own_locks(jobs.run_id)
         sources = Sources(source, session.workflow)
         session.force(sources.edited())
         settings = ExecutorSettings(jobs, options, log, environment, sources)
@@ -38,6 +38,8 @@ def execute(source: Source, options: SnakemakeOptions, jobs: JobClient) -> Outpu
             if not settings.failures and not log.failed:
                 raise
             raise _failure(settings.failures, log) from error
+        if resumed:
+            session.delete_temporary_files()
         sources.settle()
         _report(session, options)
     jobs.log(
@@ -46,16 +48,20 @@ def execute(source: Source, options: SnakemakeOptions, jobs: JobClient) -> Outpu
     return Outputs()
 
 
-def _clear_own_locks(run_id: str) -> None:
-    """Remove locks of an engine process of this run; there is only one, and that is this."""
+def _clear_own_locks(run_id: str) -> bool:
+    """Remove locks of an engine process of this run; there is only one, and that is this.
+
+    Returns whether the run has worked here before.
+    """
     locks = list(_LOCKS.iterdir()) if _LOCKS.is_dir() else []
     owner = _OWNER.read_text() if _OWNER.exists() else None
     if locks and owner != run_id:
-        return  # somebody else's: Snakemake says so
+        return False  # somebody else's: Snakemake says so
     for lock in locks:
         lock.unlink()
     _OWNER.parent.mkdir(exist_ok=True)
     _OWNER.write_text(run_id)
+    return owner == run_id
 
 
 def _failure(failures: Mapping[str, Failure], log: RunLog) -> StepFailed:

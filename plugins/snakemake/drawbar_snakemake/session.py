@@ -84,6 +84,11 @@ class Session:
         settings = self._dag.dag_settings
         settings.forcerun = {*settings.forcerun, *rules}
 
+    def delete_temporary_files(self) -> None:
+        """Delete what an engine that was killed did not come to delete; Snakemake itself forgets it."""
+        for job in self.workflow.dag.jobs:
+            self.workflow.async_run(self.workflow.dag.handle_temp(job))
+
     def report(self, file: Path) -> None:
         """Write Snakemake's report on the finished run."""
         settings = ReportPluginRegistry().get_plugin("html").settings_cls(path=file)

@@ -38,6 +38,16 @@ def snakefile(text: str, **arguments: object) -> Sample:
 class TestSnakemake(EngineContract):
     engine_libraries = ("snakemake", "snakemake_interface_executor_plugins")
 
+    # Many processes, each of which imports Snakemake.
+
+    @pytest.mark.slow
+    def test_identities_and_keys_do_not_depend_on_the_hash_seed(self, samples, engine, tmp_path):
+        super().test_identities_and_keys_do_not_depend_on_the_hash_seed(samples, engine, tmp_path)
+
+    @pytest.mark.slow
+    def test_replay_after_a_kill_runs_only_the_rest(self, samples, engine, tmp_path):
+        super().test_replay_after_a_kill_runs_only_the_rest(samples, engine, tmp_path)
+
     @pytest.fixture
     def engine(self):
         SnakemakeEngine.preload()  # once, and not in each of the kit's child processes

@@ -259,6 +259,7 @@ rule b:
 # What needs a Snakemake of its own.
 
 
+@SLOW
 def test_code_and_scripts(execute, workspace):
     snakefile = """\
 rule all:
