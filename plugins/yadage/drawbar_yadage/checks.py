@@ -50,9 +50,7 @@ def check(specification: Specification, initial: Iterable[str]) -> list[Problem]
     scope = checker.scope(specification.value["stages"], "stages", names, "")
     if not scope.everything:
         for name in sorted(names - scope.used):
-            checker.warn(
-                "", f"parameter {brief(name)} is not used by any stage", did_you_mean(name, scope.used)
-            )
+            checker.warn("", f"parameter {brief(name)} is not used by any stage")
     return checker.problems
 
 
