@@ -7,6 +7,7 @@ if there is one.
 import io
 import json
 import os
+import re
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,8 +21,8 @@ pytestmark = pytest.mark.slow
 
 FOLDER = Path(find_spec("cwltool").origin).parent / "tests" / "wf"
 DOCUMENTS = sorted(path.name for path in FOLDER.glob("*.cwl"))
-DIFFERENT = {}
-"""Documents that are meant to end otherwise here, and why."""
+AUTOMATIC = re.compile("[0-9a-f]{40}")
+"""The name of a standard stream without a name; drawbar's does not depend on where the document lies."""
 DEADLINE_S = 120
 
 
@@ -35,7 +36,10 @@ def plain(value):
     """An output object without places."""
     if isinstance(value, dict):
         places = ("location", "path", "http://commonwl.org/cwltool#generation")
-        return {key: plain(each) for key, each in value.items() if key not in places}
+        kept = {key: plain(each) for key, each in value.items() if key not in places}
+        if AUTOMATIC.fullmatch(str(kept.get("basename"))):
+            kept["basename"] = "(automatic)"
+        return kept
     if isinstance(value, list):
         return [plain(each) for each in value]
     return value
@@ -54,7 +58,10 @@ def by_cwltool(document, job, place):
     ]
     said = io.StringIO()
     os.chdir(place)
-    status = main([*arguments, *([job] if job else [])], stdout=said, stderr=io.StringIO())
+    try:
+        status = main([*arguments, *([job] if job else [])], stdout=said, stderr=io.StringIO())
+    except SystemExit:  # how it refuses some input objects
+        return None
     return plain(json.loads(said.getvalue())) if status == 0 else None
 
 

@@ -18,7 +18,7 @@ from cwltool.context import LoadingContext
 from cwltool.errors import GraphTargetMissingException, UnsupportedRequirement, WorkflowException
 from cwltool.loghandler import _logger, defaultStreamHandler
 from cwltool.main import init_job_order, setup_schema
-from cwltool.process import Process, fill_in_defaults, shortname
+from cwltool.process import Process, custom_schemas, fill_in_defaults, shortname
 from cwltool.utils import visit_class
 from drawbar.engine import Source
 from drawbar.errors import DrawbarError, Problem, SpecError, Unsupported
@@ -75,7 +75,8 @@ def load(source: Source, options: CwlOptions) -> Loaded:
 
 
 def _load(source: Source, options: CwlOptions, access: Access, warnings: _Warnings) -> Loaded:
-    setup_schema(argparse.Namespace(enable_ext=options.extensions), None)
+    if options.extensions or custom_schemas:  # it drops schemas that have been read, which takes long
+        setup_schema(argparse.Namespace(enable_ext=options.extensions), None)
     loading = LoadingContext(
         {
             "construct_tool_object": make_process,
