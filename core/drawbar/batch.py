@@ -305,7 +305,7 @@ class BatchBackend(Backend):
         records = [attempt.record for attempt in fresh]
         launcher = batchscript.launcher(records, self.index_variable)
         batchscript.write_text(batch.script, launcher, durably=True)
-        Path(batch.script).chmod(0o700)
+        Path(batch.script).chmod(Path(batch.script).stat().st_mode | 0o111)
         for attempt, place in zip(fresh, places, strict=True):
             self._jobs.add(attempt, place)
         return batch, before

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import tempfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,7 +47,8 @@ def round_trip(backend: BatchBackend) -> list[Problem]:
         place = Path(where) if where else load_settings(start=Path.cwd(), environ=os.environ).home
         while not where and not place.exists():
             place = place.parent
-        directory = Path(tempfile.mkdtemp(prefix=".drawbar-check-", dir=place))
+        directory = place / f".drawbar-check-{secrets.token_hex(8)}"
+        directory.mkdir()
     except (OSError, DrawbarError) as error:
         return [Problem(message=f"{backend.name}: no file can be written for a check: {error}")]
     probe = type(backend)(backend.options)

@@ -66,6 +66,7 @@ stop() { # ask the command to end, and make it after the grace
   [[ -n $killer ]] || { { sleep "$grace"; kill -KILL -- "-$child"; } </dev/null &>/dev/null & killer=$!; }
 }
 
+export PATH HOME=${HOME:-~} # some schedulers give a job no environment at all
 why= child= watch= killer=
 host=${SLURMD_NODENAME:-$HOSTNAME}
 if ! mkdir -- "$record/claim" 2>/dev/null; then

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from operator import attrgetter
@@ -25,7 +25,7 @@ from drawbar.backend import Accepted, Attempt, InDoubt, JobStatus, Refused, Subm
 from drawbar.cache import Cache
 from drawbar.codec import CodecError, decode
 from drawbar.errors import EngineDied, InfrastructureError
-from drawbar.history import History, Name
+from drawbar.history import Counts, History, Name
 from drawbar.home import RunDirectory
 from drawbar.hookspecs import Event
 from drawbar.identity import directory_name, tag_of
@@ -40,18 +40,6 @@ from drawbar.store import ACCEPTED, DISCARDED, REJECTED, AttemptRow, Store, dump
 from drawbar.wire import Message
 
 _CANCEL_AGAIN_S = 10.0
-
-
-@dataclass(slots=True)
-class Counts:
-    """How many jobs of the run are where, in this drive."""
-
-    total: int | None = None
-    queued: int = 0
-    running: int = 0
-    finished: int = 0
-    failed: int = 0
-    cached: int = 0
 
 
 class Dispatcher:

@@ -13,7 +13,6 @@ import selectors
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ from drawbar.cache import Cache
 from drawbar.codec import CodecError, decode, encode
 from drawbar.creation import analysis_of
 from drawbar.dispatcher import Dispatcher
+from drawbar.driveresult import DriveResult
 from drawbar.engine import WorkflowInfo
 from drawbar.enginehost import EngineProcess, failure, source_order
 from drawbar.errors import (
@@ -55,24 +55,8 @@ _CANCEL_S = 60.0
 _RESERVE_BYTES = 32 << 20
 """Free space below which nothing new is handed over."""
 
-
 if TYPE_CHECKING:
     from drawbar.driver import Driver
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DriveResult:
-    """How a drive ended; `state` is None when the driver let go and jobs may be alive."""
-
-    state: RunState | None
-    message: str = ""
-    exit_status: int = 0
-    changes: tuple[str, ...] = ()
-    missing_outputs: tuple[str, ...] = ()
-    error: DrawbarError | None = None
-    """Why the run failed, when it is not for a missing output."""
-    outputs: Outputs | None = None
-    """What the engine said the run yields, when it came to its end."""
 
 
 class Drive:
@@ -412,11 +396,11 @@ class Drive:
     # beginning and end
 
     def _analysis(self) -> Analysis:
-        as_was = self.driver.as_was
-        if not as_was and not (Path(self.spec.source) / self.spec.document).exists():
+        if not self.driver.as_was and not (Path(self.spec.source) / self.spec.document).exists():
             self._note(f"{self.spec.source} is gone; the run's own copy of the analysis is used")
-            as_was = self.driver.as_was = True
-        return analysis_of(self.directory, engines=self.driver.plugins.engines, as_was=as_was)
+            self.driver.as_was = True
+        engines = self.driver.plugins.engines
+        return analysis_of(self.directory, engines=engines, as_was=self.driver.as_was)
 
     def _check_from_step(self) -> None:
         if self.driver.from_step is not None:
@@ -498,8 +482,7 @@ class Drive:
 
     def _cancel_request(self, *, clear: bool = False) -> None:
         if self.directory.cancel_request.exists():
-            if not clear:
-                self.driver.cancel_asked = True
+            self.driver.cancel_asked |= not clear
             self.directory.cancel_request.unlink(missing_ok=True)
 
     def _woken(self) -> None:

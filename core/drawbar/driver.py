@@ -7,12 +7,13 @@ import os
 from collections import deque
 from collections.abc import Callable
 
-from drawbar.dispatcher import Counts
-from drawbar.drive import Drive, DriveResult
+from drawbar.drive import Drive
+from drawbar.driveresult import DriveResult
 from drawbar.enginehost import EngineProcess, StartEngine, end_old_engine
 from drawbar.errors import (
     DrawbarError,
 )
+from drawbar.history import Counts
 from drawbar.home import RunDirectory
 from drawbar.hookspecs import Event
 from drawbar.plugins import Plugins

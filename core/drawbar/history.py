@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from drawbar.cache import Cache
@@ -13,6 +14,18 @@ from drawbar.store import ACCEPTED, DISCARDED, AttemptRow
 
 Name = tuple[str, int]
 """Identity and try number."""
+
+
+@dataclass(slots=True)
+class Counts:
+    """How many jobs of the run are where, in this drive."""
+
+    total: int | None = None
+    queued: int = 0
+    running: int = 0
+    finished: int = 0
+    failed: int = 0
+    cached: int = 0
 
 
 class History:

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from typing import TextIO
 
-from drawbar.dispatcher import Counts
+from drawbar.history import Counts
 from drawbar.hookspecs import Event
 from drawbar.model import JobState
 from drawbar.report import legible

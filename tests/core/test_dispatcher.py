@@ -231,7 +231,7 @@ def test_an_intent_is_durable_before_it_is_submitted(rigs):
     seen = []
 
     def look_into_the_store(attempts):
-        with sqlite3.connect(f"file:{attempts[0].record}/../../../store.sqlite?mode=ro", uri=True) as db:
+        with sqlite3.connect(f"file:{attempts[0].record}/../../store.sqlite?mode=ro", uri=True) as db:
             seen.extend(db.execute("SELECT tag, state, batch FROM attempt ORDER BY tag").fetchall())
         db.close()
         return [Accepted() for _ in attempts]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+from drawbar.copying import TEMPORARY
 
 HERE = Path(__file__).resolve().parent
 
@@ -59,9 +60,14 @@ WORKLOADS = {
 
 
 def snapshot(root: Path) -> dict[str, tuple[str, str]]:
-    """Every file, link and directory beneath `root`, with its mode and the digest of what it holds."""
+    """Every file, link and directory beneath `root`, with its mode and the digest of what it holds.
+
+    Unfinished copies do not count: whoever was killed while publishing leaves one under its temporary name.
+    """
     found = {}
     for path in sorted(root.rglob("*")):
+        if path.name.startswith(TEMPORARY):
+            continue
         mode = path.lstat().st_mode
         if stat.S_ISLNK(mode):
             what = str(path.readlink())

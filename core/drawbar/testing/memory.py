@@ -19,9 +19,6 @@ import json
 import os
 import random
 import shutil
-import signal
-import subprocess
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +27,8 @@ from typing import Any
 
 from drawbar.engine import Executed, Lookup, Placement, Ticket
 from drawbar.identity import canonical_json, difference, digest, directory_name, key_document
-from drawbar.model import JobResult, JobSpec, Reason, Resources, judge
+from drawbar.model import JobResult, JobSpec, Reason, Resources
+from drawbar.testing.commands import run_command
 
 Name = tuple[str, int]
 """Identity and try number."""
@@ -376,7 +374,7 @@ class MemoryJobs:
             for given, kind in ((spec.stdout, "stdout"), (spec.stderr, "stderr"))
         )
         before = snapshot(self.workspace) if spec.undeclared_outputs else {}
-        result = _run(spec, stdout, stderr, self.job_limit_s)
+        result = run_command(spec, stdout, stderr, self.job_limit_s)
         after = snapshot(self.workspace) if spec.undeclared_outputs else {}
         self.executed.append(spec.identity)
         self.memory.jobs[name] = _Job(
@@ -466,42 +464,3 @@ def _state(directory: Path) -> tuple[int, ...]:
 
 def _names(names: Iterable[Name]) -> str:
     return ", ".join(sorted(identity for identity, _ in names))
-
-
-def _run(spec: JobSpec, stdout: Path, stderr: Path, limit_s: float) -> JobResult:
-    started = time.time()
-    environment = {"PATH": os.environ.get("PATH", os.defpath), **spec.environment}
-    try:
-        with (
-            Path(spec.stdin or os.devnull).open("rb") as stdin,
-            stdout.open("wb") as out,
-            stderr.open("wb") as err,
-            subprocess.Popen(
-                spec.argv,
-                cwd=spec.directory,
-                env=environment,
-                stdin=stdin,
-                stdout=out,
-                stderr=err,
-                start_new_session=True,
-            ) as process,
-        ):
-            try:
-                code = process.wait(limit_s)
-            except BaseException as error:
-                os.killpg(process.pid, signal.SIGKILL)
-                if not isinstance(error, subprocess.TimeoutExpired):
-                    raise
-                return JobResult(reason=Reason.TIMEOUT, message=f"ended after {limit_s} s")
-    except OSError as error:
-        return JobResult(exit_code=127, reason=Reason.EXIT_CODE, message=str(error))
-    exit_code = code if code >= 0 else 128 - code
-    return JobResult(
-        exit_code=exit_code,
-        reason=judge(spec, exit_code) if code >= 0 else Reason.KILLED,
-        message="" if code >= 0 else f"ended by signal {-code}",
-        started=started,
-        finished=time.time(),
-        stdout=str(stdout),
-        stderr=str(stderr),
-    )

@@ -24,8 +24,8 @@ from urllib.parse import quote
 from drawbar.analysis import load_analysis
 from drawbar.backend import BackendFeature
 from drawbar.creation import create_run, unfinished
-from drawbar.drive import DriveResult
 from drawbar.driver import Driver
+from drawbar.driveresult import DriveResult
 from drawbar.enginehost import EngineProcess
 from drawbar.errors import DrawbarError, Unsupported
 from drawbar.home import Home
