@@ -47,6 +47,8 @@ _HASH_SEED = "0"
 """One order of sets and dicts for every start of an engine, so that a replay gives the same keys."""
 _LAST_BYTES = 2000
 _OLD_ENGINE_S = 30.0
+_DUMP_S = 5.0
+"""How long a stuck engine may take to say where it is."""
 
 
 def environment(own: Mapping[str, str]) -> dict[str, str]:
@@ -178,9 +180,10 @@ class EngineProcess:
         if time.monotonic() - self.said > self._limits.silence_s:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGABRT)  # faulthandler prints where it is
-            if self.output is not None:
-                select.select([self.output], [], [], 1.0)
-                with contextlib.suppress(EngineDied):
+            end = time.monotonic() + _DUMP_S
+            with contextlib.suppress(EngineDied):
+                while self.output is not None and time.monotonic() < end:
+                    select.select([self.output], [], [], 0.1)
                     self.read_output()
             raise EngineDied(
                 f"the engine did nothing visible for {self._limits.silence_s:.0f} s (engine.silence_s) with "
