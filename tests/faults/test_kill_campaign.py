@@ -46,7 +46,7 @@ def test_nothing_is_lost_or_repeated_at_instants_that_change_daily():
     ("sabotage", "workload", "problem"),
     [
         ("forget", "chain", "PROBLEM repeated: "),
-        ("abandon", "scatter", "PROBLEM ran twice at once: "),
+        ("abandon", "scatter", "PROBLEM "),  # ran twice at once, or was done again
         ("neglect", "chain", "PROBLEM "),  # a wrong workspace, or a step that fails in one
     ],
 )
