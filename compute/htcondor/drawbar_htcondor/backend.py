@@ -7,6 +7,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterable, Sequence
+from concurrent.futures import Future
 from itertools import islice
 from typing import Any, ClassVar, TypeVar
 
@@ -37,9 +38,7 @@ _NOT_NOW = re.compile(
     re.IGNORECASE,
 )
 """The schedd did nothing, and may do it later."""
-_NEVER = re.compile(
-    r"Parse error|job ad|Submit:|authoriz|permission|Could not|invalid|cluster id|AUTHENTICATE", re.IGNORECASE
-)
+_NEVER = re.compile(r"Parse error|Submit:-?\d|Cannot allocate a cluster id|permission denied", re.IGNORECASE)
 """The schedd did nothing, and never will."""
 _AT_ONCE = 500
 _LOOK_BACK_S = 7 * 86400
@@ -177,15 +176,30 @@ class HTCondorBackend(BatchBackend):
             import htcondor2
         except ImportError as error:
             raise Rejected("the bindings are missing; install drawbar[htcondor]") from error
-        with self._calling:
+        if not self._calling.acquire(timeout=self.options.call_timeout_s):
+            raise BackendError(f"HTCondor cannot {what}: an earlier call is still waiting", transient=True)
+        answer: Future[T] = Future()
+
+        def call() -> None:  # the bindings know no deadline, so a call that takes too long is left behind
             try:
                 if self._schedd is None:
                     self._schedd = self._locate(htcondor2)
-                return work(self._schedd)
+                answer.set_result(work(self._schedd))
             except Exception as error:  # the bindings raise all sorts
                 self._schedd = None  # it may come back at another address
-                message = f"HTCondor cannot {what}: {' '.join(str(error).split())}"
-                raise BackendError(message, transient=True) from error
+                answer.set_exception(error)
+            finally:
+                self._calling.release()
+
+        threading.Thread(target=call, name=f"drawbar-{self.name}-call", daemon=True).start()
+        try:
+            return answer.result(self.options.call_timeout_s)
+        except TimeoutError as error:
+            waited = f"no answer within {self.options.call_timeout_s:g} s"
+            raise BackendError(f"HTCondor cannot {what}: {waited}", transient=True) from error
+        except Exception as error:
+            message = f"HTCondor cannot {what}: {' '.join(str(error).split())}"
+            raise BackendError(message, transient=True) from error
 
     def _locate(self, htcondor2: Any) -> Any:
         if not self.options.schedd and not self.options.pool:
