@@ -12,6 +12,8 @@ from drawbar.engine import Lookup
 from drawbar.model import JobState, Reason
 from drawbar.store import ACCEPTED, DISCARDED, AttemptRow
 
+NEW = "it has not run before"
+"""Why a job is run that the run does not know yet."""
 Name = tuple[str, int]
 """Identity and try number."""
 
@@ -72,7 +74,7 @@ class History:
         """What a lookup is answered (`drawbar.jobclient`); `alive` when the latest attempt is."""
         row = self.last(name)
         if row is None:
-            return {"found": Lookup.MISS, "why": "it has not run before", **self._elsewhere(key)}
+            return {"found": Lookup.MISS, "why": NEW, **self._elsewhere(key)}
         if row.key != key:
             return {"found": Lookup.MISS, "document": json.loads(row.document), **self._elsewhere(key)}
         if alive:

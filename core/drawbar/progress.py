@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from typing import TextIO
 
-from drawbar.history import Counts
+from drawbar.history import NEW, Counts
 from drawbar.hookspecs import Event
 from drawbar.model import JobState
 from drawbar.report import legible
@@ -29,12 +29,20 @@ class Silent:
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
+        self._told: set[tuple[str | None, str]] = set()
 
     def say(self, text: str) -> None:
         """Write a line."""
         with contextlib.suppress(OSError, ValueError):
             self._stream.write(legible(text) + "\n")
             self._stream.flush()
+
+    def _tell_why(self, event: Event) -> None:
+        """Say why a step that has run before is repeated, once."""
+        reason = (event.step, event.message)
+        if event.message not in ("", NEW) and reason not in self._told:
+            self._told.add(reason)
+            self.say(f"  {event.step}: again ({event.message.removeprefix('repeated: ')})")
 
     def note(self, text: str) -> None:
         """The driver says something that the user may want to know."""
@@ -70,7 +78,9 @@ class Plain(Silent):
         """See `Silent.event`."""
         self._ended += event.state.terminal
         many = max(self._counts.total or 0, self._ended) > _MANY_JOBS
-        if event.state is JobState.FINISHED and not many:
+        if event.state is JobState.QUEUED:
+            self._tell_why(event)
+        elif event.state is JobState.FINISHED and not many:
             self.say(f"  {event.step}: finished{self._place()}")
         elif event.state in (JobState.FAILED, JobState.CANCELLED):
             reason = f" ({event.reason})" if event.reason else ""
@@ -141,7 +151,9 @@ class Live(Silent):
 
     def event(self, event: Event) -> None:
         """See `Silent.event`."""
-        if event.state is JobState.RUNNING:
+        if event.state is JobState.QUEUED:
+            self._tell_why(event)
+        elif event.state is JobState.RUNNING:
             self._running[str(event.identity)] = event.step or ""
         elif event.state.terminal:
             self._running.pop(str(event.identity), None)
