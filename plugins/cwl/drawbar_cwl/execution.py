@@ -23,6 +23,7 @@ from cwltool.update import ORIGINAL_CWLVERSION
 from cwltool.utils import visit_class
 from drawbar.engine import JobClient, Lookup, Source, StepFailed, Ticket
 from drawbar.errors import DrawbarError, Problem, Unsupported
+from drawbar.lastlines import last_lines
 from drawbar.model import JobResult, JobSpec, Outputs, Reason
 from schema_salad.exceptions import ValidationException
 
@@ -37,12 +38,11 @@ RESULTS = "outputs"
 """Where in the workspace the results of a workflow are put, as REANA has it."""
 MOST_IN_FLIGHT = 1000
 """So many jobs exist at a time; the others of a scatter are made when these have ended."""
+_MOST_ERRORS = 10
 _BATCH = 200
 _BATCH_S = 0.05
 _REQUIREMENTS = "https://w3id.org/cwl/cwl#requirements"
 _COMPLETED = re.compile(r"\[step (\S+)\] completed")
-_SHOWN_BYTES = 4096
-_SHOWN_LINES = 10
 
 _END = object()
 
@@ -277,7 +277,7 @@ class Execution:
             lines.append(result.message)
         stderr = f"{job.outdir}/{job.stderr}" if job.stderr else result.stderr
         if stderr is not None:
-            lines += [f"  {line}" for line in _last_lines(Path(stderr))]
+            lines += [f"  {line}" for line in last_lines(Path(stderr))]
             lines.append(f"its log: {stderr}")
         lines.append(f"its files: {job.outdir}")
         return "\n".join(lines)
@@ -294,7 +294,7 @@ class _Log(Handler):
     def emit(self, record: LogRecord) -> None:
         """Write one record, under the name of the step where it is about the end of one."""
         message = record.getMessage()
-        if record.levelno >= ERROR and len(self.errors) < _SHOWN_LINES:
+        if record.levelno >= ERROR and len(self.errors) < _MOST_ERRORS:
             self.errors.append(message)
         completed = _COMPLETED.match(message)
         thread = completed[1] if completed else "MainThread"
@@ -340,19 +340,3 @@ def _clear(outputs: Any, place: Path) -> None:
                 path.unlink(missing_ok=True)
 
     visit_class(outputs, ("File", "Directory"), clear)
-
-
-def _last_lines(path: Path) -> list[str]:
-    """The end of a log, as it may be shown on a terminal; empty when it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - _SHOWN_BYTES))
-            text = file.read(_SHOWN_BYTES).decode(errors="replace")
-    except OSError:
-        return []
-    shown = [
-        "".join(each if each.isprintable() or each == "\t" else "�" for each in line)
-        for line in text.splitlines()
-    ]
-    return [line for line in shown if line.strip()][-_SHOWN_LINES:]

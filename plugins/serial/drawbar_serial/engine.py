@@ -23,14 +23,12 @@ from drawbar.engine import (
     WorkflowInfo,
 )
 from drawbar.errors import Problem, Severity, SpecError
+from drawbar.lastlines import last_lines
 from drawbar.model import Input, JobResult, JobSpec, Outputs, Reason
 from drawbar.options import Options, did_you_mean, option
 from drawbar.paths import walk
 
 from drawbar_serial.steps import Reader, Step
-
-_SHOWN_BYTES = 4096
-_SHOWN_LINES = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,22 +239,6 @@ def _failure(step: Step, index: int, result: JobResult) -> str:
     if result.message:
         lines.append(result.message)
     if result.stderr is not None:
-        lines += [f"  {line}" for line in _last_lines(Path(result.stderr))]
+        lines += [f"  {line}" for line in last_lines(Path(result.stderr))]
         lines.append(f"its log: {result.stderr}")
     return "\n".join(lines)
-
-
-def _last_lines(path: Path) -> list[str]:
-    """The end of a log, as it may be shown on a terminal; empty when it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - _SHOWN_BYTES))
-            text = file.read(_SHOWN_BYTES).decode(errors="replace")
-    except OSError:
-        return []
-    shown = [
-        "".join(each if each.isprintable() or each == "\t" else "�" for each in line)
-        for line in text.splitlines()
-    ]
-    return [line for line in shown if line.strip()][-_SHOWN_LINES:]

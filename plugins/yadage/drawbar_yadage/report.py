@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from drawbar.engine import StepFailed
+from drawbar.lastlines import last_lines
 from drawbar.model import JobResult, Reason
 
-_SHOWN_BYTES = 4096
-_SHOWN_LINES = 10
 _SHOWN_NAMES = 12
 
 
@@ -29,7 +27,7 @@ def failure(name: str, command: str, result: JobResult, message: str) -> str:
     lines += [text for text in (message, result.message) if text]
     for log in (result.stdout, result.stderr):
         if log is not None and (log == result.stderr or message == ""):
-            lines += [f"  {line}" for line in _last_lines(Path(log))]
+            lines += [f"  {line}" for line in last_lines(Path(log))]
     if result.stderr is not None:
         lines.append(f"its log: {result.stderr}")
     return "\n".join(lines)
@@ -67,19 +65,3 @@ def _listed(names: Iterable[str]) -> str:
     names = list(names)
     more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
     return ", ".join(names[:_SHOWN_NAMES]) + more
-
-
-def _last_lines(path: Path) -> list[str]:
-    """The end of a log, as it may be shown on a terminal; empty when it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - _SHOWN_BYTES))
-            text = file.read(_SHOWN_BYTES).decode(errors="replace")
-    except OSError:
-        return []
-    shown = [
-        "".join(each if each.isprintable() or each == "\t" else "�" for each in line)
-        for line in text.splitlines()
-    ]
-    return [line for line in shown if line.strip()][-_SHOWN_LINES:]
