@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 class Drive:
     """What lives for one drive: store, dispatcher, engine process, selector."""
 
-    def __init__(self, driver: Driver, run: str, store: Store) -> None:
+    def __init__(self, driver: Driver, store: Store) -> None:
         self.driver = driver
         self.directory = driver.directory
         self.spec = driver.directory.spec()

@@ -100,12 +100,11 @@ class Driver:
         Raises `LeaseError` when another driver has it, and other `DrawbarError`s when it could not
         be started; the run is then as it was. Once jobs may run, every end is a `DriveResult`.
         """
-        spec = self.directory.spec()
         with Store(self.directory.store) as store:
             store.acquire(take_over=self._take_over)
             try:
                 end_old_engine(self.directory)
-                return Drive(self, spec.id, store).run()
+                return Drive(self, store).run()
             finally:
                 with contextlib.suppress(DrawbarError):
                     store.release()

@@ -165,7 +165,6 @@ def _be_parent(name: str, control: socket.socket) -> None:
     engine = load_plugins().engine(name)
     engine.preload()
     control.sendall(b"w")
-    signal.set_wakeup_fd(-1)
     while True:
         _, descriptors, _, _ = socket.recv_fds(control, 1, 2)
         if not descriptors:
