@@ -3,6 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := build/demo
+CLUSTERS := docker or podman or apptainer or slurm or htcondor or kubernetes
 
 # The user's own pip settings must not redirect what is installed.
 export PIP_USER := 0
@@ -26,7 +27,7 @@ demo: $(VENV)/.example
 	@find $(DEMO)/serial $(DEMO)/cwl $(DEMO)/snakemake $(DEMO)/yadage -name '*.png'
 
 test: $(VENV)/.dev
-	$(BIN)/pytest -q -n 2 --dist worksteal -m "not slow and not docker and not slurm and not htcondor"
+	$(BIN)/pytest -q -n 2 --dist worksteal -m "not slow and not ($(CLUSTERS))"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check
