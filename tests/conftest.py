@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from hypothesis import settings
@@ -16,6 +18,21 @@ for _signal in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
 
 settings.register_profile("drawbar", deadline=None)  # a busy machine is no failure
 settings.load_profile("drawbar")
+
+
+@pytest.fixture(scope="session")
+def cluster_missing() -> Callable[[str, str], NoReturn]:
+    """For the fixture of a cluster that is not there: `cluster_missing("slurm", "Slurm")`.
+
+    The test is skipped, or fails if REQUIRE_CLUSTER, names separated by commas, has that name.
+    """
+    required = os.environ.get("REQUIRE_CLUSTER", "").split(",")
+
+    def missing(name: str, what: str) -> NoReturn:
+        say = pytest.fail if name in required else pytest.skip
+        say(f"needs {what}: run tests/clusters/{name} start, as root")
+
+    return missing
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import subprocess
 import sys
@@ -28,14 +27,13 @@ def script(verb: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def host():
+def host(cluster_missing):
     """Where the engine is."""
     try:
         script("status")
         return script("env").strip().partition("=")[2]
     except (AssertionError, OSError):
-        say = pytest.fail if os.environ.get("REQUIRE_CLUSTER") == "docker" else pytest.skip
-        say("needs an engine: run tests/clusters/docker start, as root")
+        cluster_missing("docker", "an engine")
 
 
 @pytest.fixture

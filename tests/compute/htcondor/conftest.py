@@ -51,11 +51,8 @@ def usable() -> dict[str, str] | None:
 
 
 @pytest.fixture(scope="session")
-def variables():
-    found = usable()
-    if found is None:
-        say = pytest.fail if os.environ.get("REQUIRE_CLUSTER") == "htcondor" else pytest.skip
-        say("needs HTCondor: run tests/clusters/htcondor start, as root")
+def variables(cluster_missing):
+    found = usable() or cluster_missing("htcondor", "HTCondor")
     os.environ["CONDOR_CONFIG"] = found["CONDOR_CONFIG"]  # read once, when the bindings are imported
     return found
 

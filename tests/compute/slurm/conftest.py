@@ -46,12 +46,8 @@ def usable() -> str | None:
 
 
 @pytest.fixture(scope="session")
-def configuration():
-    found = usable()
-    if found is None:
-        say = pytest.fail if os.environ.get("REQUIRE_CLUSTER") == "slurm" else pytest.skip
-        say("needs Slurm: run tests/clusters/slurm start, as root")
-    return found
+def configuration(cluster_missing):
+    return usable() or cluster_missing("slurm", "Slurm")
 
 
 @pytest.fixture

@@ -74,6 +74,14 @@ def test_steps_of_one_analysis_on_different_backends(drawbar):
     assert text.returncode == 0
 
 
+def test_all_four_engines(slurm, tmp_path, four_engines):
+    settings = '[backends.slurm]\npartition = "debug"\npoll_s = 2\n'
+    runs = four_engines(tmp_path, settings, "--backend", "slurm", "--no-container")
+    jobs = [job for run in runs.values() for job in run["jobs"]]
+    assert {job["backend"] for job in jobs} == {"slurm"}
+    assert len({job["native_id"] for job in jobs}) == len(jobs) == 16
+
+
 def test_the_command_line_checks_a_cluster(drawbar):
     done = drawbar("backends", "check", "slurmcern")
     assert (done.returncode, done.stdout) == (0, "slurmcern: can be used\n")
