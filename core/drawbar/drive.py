@@ -38,7 +38,7 @@ from drawbar.errors import (
 from drawbar.home import Home
 from drawbar.hookspecs import Event
 from drawbar.lease import HEARTBEAT_S
-from drawbar.model import Outputs, Resources, RunState
+from drawbar.model import Outputs, Resources, RunState, WorkspaceNeed
 from drawbar.options import did_you_mean
 from drawbar.placement import Placer, check_places
 from drawbar.settings import Containers
@@ -369,9 +369,9 @@ class Drive:
 
     def _place(self, question: Mapping[str, Any]) -> None:
         try:
-            placement = self.placer.place(
-                **{**question, "resources": decode(Resources, question["resources"])}
-            )
+            resources, workspace = question["resources"], WorkspaceNeed(question["workspace"])
+            wanted = {**question, "resources": decode(Resources, resources), "workspace": workspace}
+            placement = self.placer.place(**wanted)
         except SpecError as error:
             self._send(["refused", encode(error.problems)])
         except DrawbarError as error:

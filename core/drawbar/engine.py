@@ -18,7 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
 
-from drawbar.model import JobResult, JobSpec, Outputs, Reason, Resources
+from drawbar.model import JobResult, JobSpec, Outputs, Reason, Resources, WorkspaceNeed
 from drawbar.options import Options as BaseOptions
 
 
@@ -70,6 +70,7 @@ class StepInfo:
     outputs: tuple[str, ...] = ()
     resources: Resources = Resources()
     hints: Mapping[str, Any] = field(default_factory=dict)
+    workspace: WorkspaceNeed = WorkspaceNeed.SHARED
     jobs: int | None = 1
     """How many jobs it yields; None when that is known only while it runs."""
     line: int | None = None
@@ -154,6 +155,7 @@ class JobClient(Protocol):
         image_required: bool = False,
         resources: Resources = Resources(),  # noqa: B008 (frozen)
         hints: Mapping[str, Any] = MappingProxyType({}),
+        workspace: WorkspaceNeed = WorkspaceNeed.SHARED,
     ) -> Placement:
         """Where a job with these needs will run.
 

@@ -27,7 +27,7 @@ from drawbar.enginelog import log_line
 from drawbar.errors import InfrastructureError, Problem, Unsupported
 from drawbar.home import RunDirectory
 from drawbar.identity import difference, digest, directory_name, key_document
-from drawbar.model import FileRecord, JobResult, JobSpec, Reason, Resources
+from drawbar.model import FileRecord, JobResult, JobSpec, Reason, Resources, WorkspaceNeed
 from drawbar.paths import inside
 from drawbar.tracker import StartOver, WorkspaceTracker
 from drawbar.wire import Buffer, Message, pack, receive
@@ -151,6 +151,7 @@ class Client:
         image_required: bool = False,
         resources: Resources = Resources(),  # noqa: B008 (frozen)
         hints: Mapping[str, Any] = MappingProxyType({}),
+        workspace: WorkspaceNeed = WorkspaceNeed.SHARED,
     ) -> Placement:
         """See `JobClient.place`."""
         question = {
@@ -159,6 +160,7 @@ class Client:
             "image_required": image_required,
             "resources": encode(resources),
             "hints": dict(hints),
+            "workspace": workspace,
         }
         known = self._placements.get(digest(question))
         if known is not None:

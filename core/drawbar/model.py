@@ -111,7 +111,7 @@ class WorkspaceNeed(StrEnum):
     """What of the workspace a job needs to see where it runs."""
 
     SHARED = "shared"  # the whole workspace, at its own path
-    DECLARED = "declared"  # only its inputs; its collection root comes back
+    DECLARED = "declared"  # its inputs, its writable mounts and its directory; its collection root comes back
     NONE = "none"
 
 

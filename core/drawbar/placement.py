@@ -9,7 +9,7 @@ from typing import Any
 from drawbar.backend import Backend, BackendFeature
 from drawbar.engine import Placement, StepInfo, WorkflowInfo
 from drawbar.errors import PluginError, Problem, SettingsError, SpecError, Unsupported, by_message
-from drawbar.model import JobSpec, Resources
+from drawbar.model import JobSpec, Resources, WorkspaceNeed
 from drawbar.plugins import Plugins
 from drawbar.settings import Containers, Settings
 
@@ -39,6 +39,7 @@ class Placer:
         image_required: bool = False,
         resources: Resources = Resources(),  # noqa: B008 (frozen)
         hints: Mapping[str, Any] = {},
+        workspace: WorkspaceNeed = WorkspaceNeed.SHARED,
     ) -> Placement:
         """Where a job with these needs will run.
 
@@ -67,7 +68,7 @@ class Placer:
             resources=resources,
             hints={name: mine} if mine else {},
         )
-        self._refuse(backend, placement, step)
+        self._refuse(backend, placement, step, workspace)
         return placement
 
     def get(self, name: str) -> Backend:
@@ -116,7 +117,7 @@ class Placer:
             )
         )
 
-    def _refuse(self, backend: Backend, placement: Placement, step: str) -> None:
+    def _refuse(self, backend: Backend, placement: Placement, step: str, workspace: WorkspaceNeed) -> None:
         probe = JobSpec(
             identity=step,
             name=step,
@@ -127,6 +128,7 @@ class Placer:
             image=placement.image if placement.container else None,
             resources=placement.resources,
             hints=placement.hints,
+            workspace=workspace,
         )
         try:
             why = backend.refuses(probe)
@@ -184,6 +186,7 @@ def places(placer: Placer, info: WorkflowInfo) -> Iterator[tuple[StepInfo, Place
                     image_required=step.image_required,
                     resources=step.resources,
                     hints=step.hints,
+                    workspace=step.workspace,
                 ),
             )
         except SpecError as error:

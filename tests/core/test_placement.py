@@ -10,7 +10,7 @@ from drawbar import hookimpl
 from drawbar.backend import API, Backend, BackendFeature
 from drawbar.engine import StepInfo, WorkflowInfo
 from drawbar.errors import PluginError, SpecError, Unsupported
-from drawbar.model import Resources
+from drawbar.model import Resources, WorkspaceNeed
 from drawbar.options import Options, option
 from drawbar.placement import Placer, check_places, known_hints, places
 from drawbar.plugins import Plugins
@@ -224,6 +224,22 @@ def test_an_alias_of_the_site_replaces_an_image(placer):
 def test_what_a_backend_can_never_run_is_refused_with_its_words(placer):
     with pytest.raises(Unsupported, match=r"fit.*'plain'.*no GPUs"):
         placer().place(step="fit", resources=Resources(gpus=1))
+
+
+def test_a_backend_hears_what_of_the_workspace_a_job_needs(placer, monkeypatch):
+    def refuses(_, spec):
+        return "shares no files" if spec.workspace is WorkspaceNeed.SHARED else None
+
+    monkeypatch.setattr(Plain, "refuses", refuses)
+    assert placer().place(step="a", workspace=WorkspaceNeed.DECLARED).backend == "plain"
+    with pytest.raises(Unsupported, match=r"fit.*shares no files"):
+        placer().place(step="fit")
+    info = WorkflowInfo(
+        steps=(StepInfo(name="a", workspace=WorkspaceNeed.NONE), StepInfo(name="b"), StepInfo(name="c"))
+    )
+    with pytest.raises(SpecError) as caught:
+        check_places(placer(), info)
+    assert [problem.step for problem in caught.value.problems] == ["b, c"]
 
 
 def test_a_backend_that_fails_at_judging_is_named(placer):

@@ -27,7 +27,7 @@ from typing import Any
 
 from drawbar.engine import Executed, Lookup, Placement, Ticket
 from drawbar.identity import canonical_json, difference, digest, directory_name, key_document
-from drawbar.model import JobResult, JobSpec, Reason, Resources
+from drawbar.model import JobResult, JobSpec, Reason, Resources, WorkspaceNeed
 from drawbar.testing.commands import run_command
 
 Name = tuple[str, int]
@@ -144,6 +144,7 @@ class MemoryJobs:
         image_required: bool = False,
         resources: Resources = Resources(),  # noqa: B008 (frozen)
         hints: Mapping[str, Any] = MappingProxyType({}),
+        workspace: WorkspaceNeed = WorkspaceNeed.SHARED,
     ) -> Placement:
         """Always the backend "memory", which understands every hint."""
         self._record("place", step)

@@ -109,7 +109,7 @@ class Job(JobBase):
             image=placement.image if placement.container else None,
             image_required=self.tool.image[1],
             environment=dict(self.environment),
-            mounts=tuple(self._mounts()) if placement.container else (),
+            mounts=tuple(self._mounts()) if placement.container else (self._own(),),
             stdin=stdin,
             stdout=self._stream(self.stdout),
             stderr=self._stream(self.stderr),
@@ -117,6 +117,7 @@ class Job(JobBase):
             outputs=(self.outdir,),
             collection_root=self.outdir,
             resources=placement.resources,
+            workspace=self.tool.workspace,
             network=self.networkaccess or not placement.container,
             success_codes=good,
             temporary_codes=temporary,
@@ -236,18 +237,21 @@ class Job(JobBase):
             walltime_s=self.timelimit or None,
         )
 
+    def _own(self) -> Mount:
+        """The job's directory: where it works, and where its inputs are staged."""
+        return Mount(source=str(self.directory), target=str(self.directory))
+
     def _mounts(self) -> Iterator[Mount]:
         """What a container sees besides the workspace; all jobs' directories, and its own to write in."""
-        own = str(self.directory)
         yield Mount(source=str(self.directory.parent), target=str(self.directory.parent), read_only=True)
-        yield Mount(source=own, target=own)
+        yield self._own()
         if self.builder.outdir != self.outdir:
             yield Mount(source=self.outdir, target=self.builder.outdir)
         if self.generatemapper is not None:
             self._on_host(self.generatemapper)
         for target, source in self._extra.items():
             yield Mount(source=source, target=target)
-        seen = {own}
+        seen = {str(self.directory)}
         for mapper in (self.pathmapper, self.generatemapper):
             for entry in mapper or ():
                 outside = not any(

@@ -86,6 +86,7 @@ def _info(process: Process, name: str, after: tuple[str, ...], times: int | None
         depends_on=after,
         resources=_resources(process),
         hints=process.reana_hints,
+        workspace=process.workspace,
         jobs=times,
         line=None if line is None else line + 1,
     )

@@ -15,7 +15,7 @@ from cwltool.process import Process, shortname
 from cwltool.workflow import Workflow, WorkflowStep, default_make_tool
 from drawbar.engine import Placement
 from drawbar.identity import canonical_json
-from drawbar.model import Resources
+from drawbar.model import Resources, WorkspaceNeed
 from ruamel.yaml.comments import CommentedMap
 
 from drawbar_cwl.canonical import of_tool, uses_resources
@@ -53,6 +53,12 @@ class Tool(CommandLineTool):
         return str(docker.get("dockerPull") or docker.get("dockerImageId") or "") or None, bool(required)
 
     @property
+    def workspace(self) -> WorkspaceNeed:
+        """A tool sees its inputs and its own directory; only one that changes inputs in place needs more."""
+        inplace, _ = self.get_requirement("InplaceUpdateRequirement")
+        return WorkspaceNeed.SHARED if inplace else WorkspaceNeed.DECLARED
+
+    @property
     def reana_hints(self) -> Mapping[str, Any]:
         """What REANA's hints ask of a backend; the innermost wins."""
         found: dict[str, Any] = {}
@@ -88,6 +94,7 @@ class Tool(CommandLineTool):
             image_required=required,
             resources=resources,
             hints=self.reana_hints,
+            workspace=self.workspace,
         )
 
     def job(  # type: ignore[override]

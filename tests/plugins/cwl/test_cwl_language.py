@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from drawbar.engine import StepFailed
 from drawbar.errors import SpecError, Unsupported
+from drawbar.model import WorkspaceNeed
 
 EXPRESSIONS = {"InlineJavascriptRequirement": {}, "StepInputExpressionRequirement": {}}
 SCATTER = {"ScatterFeatureRequirement": {}, **EXPRESSIONS}
@@ -616,3 +617,13 @@ class TestUpdateInPlace:
         assert done.text("out") == "x\nadded\n"
         assert (done.workspace / "x.txt").read_text() == "x\n"
         assert execute(document, inputs, after=done.jobs).jobs.submitted == []
+
+    def test_only_such_a_tool_needs_the_whole_workspace(self, execute):
+        """The others are for backends that share no files: they see their inputs and their own directory."""
+        steps = {step.name: step.workspace for step in execute(self.document(), inspect=True).value.steps}
+        assert steps.pop("add") == steps.pop("again") == WorkspaceNeed.SHARED
+        assert set(steps.values()) == {WorkspaceNeed.DECLARED}
+        for (identity, _), spec in execute(self.document()).jobs.specs.items():
+            assert spec.workspace is (steps.get(identity) or WorkspaceNeed.SHARED)
+            own = [mount.source for mount in spec.mounts if not mount.read_only]
+            assert spec.collection_root == f"{own[0]}/out"
