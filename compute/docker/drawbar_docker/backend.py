@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
 
+from drawbar import mounts
 from drawbar.backend import (
     Accepted,
     Attempt,
@@ -201,7 +202,7 @@ class DockerBackend(Backend):
                 return Accepted(native_id=results.short(job.container or ""))
             if attempt.tag in self._told:
                 return Accepted()
-        if problem := containers.cannot_run(attempt.spec) or containers.refusal(attempt, self.options.shared):
+        if problem := containers.cannot_run(attempt.spec) or mounts.refusal(attempt, self.options.shared):
             return Refused(message=problem)
         try:
             mine = records.claim(attempt.record)

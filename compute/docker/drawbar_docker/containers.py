@@ -1,4 +1,4 @@
-"""The container of a job: what the engine is asked to make, and what it may not be asked for."""
+"""The container of a job: what the engine is asked to make."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from functools import cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from drawbar.backend import Attempt
-from drawbar.model import JobSpec, WorkspaceNeed
+from drawbar.model import JobSpec
+from drawbar.mounts import mounts_of
 
 from drawbar_docker import records
 from drawbar_docker.engine import Facts
@@ -27,11 +28,6 @@ STREAMS = _CLAIM + '2>"$e"'
 SAME_STREAM = _CLAIM + "2>&1"
 """What the shell does: it takes the attempt, once and for all, and connects the job's streams to its
 files, which are so written to without drawbar, byte for byte."""
-
-_CLOSED = ("/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/proc", "/sbin", "/sys", "/usr")
-_OPEN_BELOW = ("/usr/local", "/usr/src", "/usr/home")
-_FULL = ("/", "/home", "/media", "/mnt", "/opt", "/root", "/run", "/srv", "/tmp", "/var", "/var/lib")  # noqa: S108
-"""Directories that an image has of its own: a workspace can lie below the full ones and the open ones."""
 
 
 def stdout_of(attempt: Attempt) -> str:
@@ -88,53 +84,6 @@ def configuration(
     }
 
 
-def refusal(attempt: Attempt, shared: tuple[str, ...]) -> str | None:
-    """Why an attempt may not have the mounts and files that it names, or None.
-
-    Sources lie in the run's own directories or, read-only, in `shared` ones of the site.
-    """
-    spec = attempt.spec
-    own = [Path(attempt.workspace).resolve(), run_directory(attempt)]
-    places = [mount["Target"] for mount in _mounts(attempt)]
-    if problem := shadowed(attempt.workspace):
-        return problem
-    for mount in spec.mounts:
-        if problem := _forbidden(mount.target):
-            return problem
-        source = Path(mount.source).resolve()
-        if any(source.is_relative_to(place) for place in own):
-            continue
-        if not any(source.is_relative_to(place) for place in shared):
-            return (
-                f"wants to see {mount.source}, which is outside of the run's directories; "
-                "a site may share it with `shared` in the backend's settings"
-            )
-        if not mount.read_only:
-            return f"wants to write in {mount.source}, which the site shares for reading only"
-    for path in (spec.stdin, spec.stdout, spec.stderr):
-        if path is not None and not any(PurePosixPath(path).is_relative_to(place) for place in places):
-            return f"{path} is not among the directories that the container sees"
-    return None
-
-
-def run_directory(attempt: Attempt) -> Path:
-    """The run's directory, in which attempts lie as `attempts/ATTEMPT` and jobs have theirs."""
-    return Path(attempt.record).parents[1].resolve()
-
-
-def shadowed(workspace: str) -> str | None:
-    """Why no container can have its workspace there, or None."""
-    path = PurePosixPath(os.path.normpath(workspace))
-    closed = any(path.is_relative_to(place) for place in _CLOSED)
-    opened = any(path.is_relative_to(place) and path != PurePosixPath(place) for place in _OPEN_BELOW)
-    if str(path) in _FULL or (closed and not opened):
-        return (
-            f"the workspace {workspace} would hide what images have in that place, since jobs see it at "
-            "the same path; choose another with --workspace"
-        )
-    return None
-
-
 def cannot_run(spec: JobSpec) -> str | None:
     """Why no container can run a job like this, or None."""
     if spec.image is None:
@@ -154,25 +103,14 @@ def umask() -> int:
     return mask
 
 
-def _forbidden(target: str) -> str | None:
-    path = os.path.normpath(target)
-    if path == "/" or any(PurePosixPath(path).is_relative_to(place) for place in ("/proc", "/sys", "/dev")):
-        return f"wants to mount something at {target}, which belongs to the container itself"
-    return None
-
-
 def _mounts(attempt: Attempt) -> Iterator[dict[str, Any]]:
-    """One mount for each place, the specification's last word on it."""
-    spec, mounts = attempt.spec, {}
-    if spec.workspace is not WorkspaceNeed.NONE:
-        mounts[attempt.workspace] = (attempt.workspace, spec.workspace is WorkspaceNeed.DECLARED)
-    if spec.workspace is WorkspaceNeed.DECLARED and spec.collection_root:
-        mounts[spec.collection_root] = (spec.collection_root, False)
-    for mount in spec.mounts:
-        mounts[mount.target] = (mount.source, mount.read_only)
-    mounts[attempt.record] = (attempt.record, False)
-    for target, (source, read_only) in mounts.items():
-        yield {"Type": "bind", "Source": source, "Target": target, "ReadOnly": read_only}
+    for mount in mounts_of(attempt):
+        yield {
+            "Type": "bind",
+            "Source": mount.source,
+            "Target": mount.target,
+            "ReadOnly": mount.read_only,
+        }
 
 
 def _streams(attempt: Attempt) -> list[str]:

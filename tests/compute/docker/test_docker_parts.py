@@ -12,6 +12,7 @@ import pytest
 from drawbar.backend import JobStatus
 from drawbar.errors import BackendError
 from drawbar.model import JobResult, JobState, Mount, Reason, Resources
+from drawbar.mounts import refusal, shadowed
 from drawbar_docker import containers, images, records, results
 from drawbar_docker.backend import DockerBackend
 from drawbar_docker.engine import Engine, Facts
@@ -98,18 +99,18 @@ def test_users_are_the_same_inside_and_outside(make_attempt):
     "path", ["/", "/usr", "/usr/bin/x", "/etc/x", "/opt", "/home", "/proc/1", "/usr/local"]
 )
 def test_a_workspace_does_not_hide_what_images_have(path):
-    assert "--workspace" in containers.shadowed(path)
+    assert "--workspace" in shadowed(path)
 
 
 @pytest.mark.parametrize("path", ["/home/user/work", "/opt/work", "/tmp/x", "/usr/local/work", "/data"])
 def test_a_workspace_may_be_anywhere_else(path):
-    assert containers.shadowed(path) is None
+    assert shadowed(path) is None
 
 
 @pytest.mark.parametrize("target", ["/", "/proc/x", "/sys", "/dev/shm/../x"])
 def test_the_containers_own_places_are_not_mounted_over(make_attempt, tmp_path, target):
     attempt = make_attempt(mounts=(Mount(source=str(tmp_path), target=target),))
-    assert "belongs to the container" in containers.refusal(attempt, ())
+    assert "belongs to the container" in refusal(attempt, ())
 
 
 def test_another_run_is_outside(make_attempt, tmp_path):
@@ -118,13 +119,13 @@ def test_another_run_is_outside(make_attempt, tmp_path):
     workspace = tmp_path / "workspace"
     for place, word in ((own, None), (other, "outside of the run")):
         mounts = (Mount(source=str(place), target="/inputs", read_only=True),)
-        refusal = containers.refusal(make_attempt(workspace=workspace, mounts=mounts), ())
-        assert refusal is None if word is None else word in refusal
+        why = refusal(make_attempt(workspace=workspace, mounts=mounts), ())
+        assert why is None if word is None else word in why
 
 
 def test_streams_are_files_that_the_container_sees(make_attempt, tmp_path):
-    assert containers.refusal(make_attempt(stdin=f"{tmp_path}/in"), ()) is None
-    assert "/elsewhere/in" in containers.refusal(make_attempt(stdin="/elsewhere/in"), ())
+    assert refusal(make_attempt(stdin=f"{tmp_path}/in"), ()) is None
+    assert "/elsewhere/in" in refusal(make_attempt(stdin="/elsewhere/in"), ())
 
 
 def test_what_cannot_run_is_refused_before_anything_runs(make_attempt, monkeypatch):

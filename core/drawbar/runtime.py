@@ -1,0 +1,184 @@
+"""Runs a job in its image with a program of the machine: Apptainer, or Singularity.
+
+There is no daemon. The program makes the container and waits for the command, as the user who calls it
+and in the caller's process group, so that a backend starts, watches and ends it like any other
+command. What runs inside has process ids of its own, and is killed with the first of them.
+
+Such programs carry out `$( )` in the values of variables and lose carriage returns, and their own
+arguments can be read by every user of the machine. So a job's variables are packed into one, in
+characters that nobody touches, and a constant script unpacks them inside.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+import shlex
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from drawbar.backend import Attempt
+from drawbar.lastlines import last_lines
+from drawbar.model import JobSpec, Mount, WorkspaceNeed
+from drawbar.mounts import mounts_of
+
+PROGRAMS = ("apptainer", "singularity")
+"""What is looked for when the settings name no program."""
+
+_PACKED = "DRAWBAR_JOB"
+_MOST_BYTES = 120_000
+"""The kernel takes 128 KiB in one variable."""
+_TOUCHED = re.compile(rb"[^A-Za-z0-9 _=/.,:+-]")
+
+_INSIDE = r"""
+: >"$1" || exit 125
+cd -- "$2" || exit 125
+shift 2
+IFS=@
+set -f
+script=$(printf '\\%s' $DRAWBAR_JOB)
+unset IFS DRAWBAR_JOB
+set +f
+eval "$(printf %b "$script")"
+"""
+"""For the shell of the image: makes a mark, goes to the job's directory, and becomes the command.
+
+What it unpacks is `exec env -- NAME=VALUE... "$@"` with the job's streams. It uses nothing but what
+the shell itself has.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runtime:
+    """A program that runs commands in images: a name on PATH, or a path.
+
+    `shared` are directories of the site that every job sees, for reading only.
+    """
+
+    program: str
+    shared: tuple[str, ...] = ()
+
+    def wrap(self, attempt: Attempt, image: str, inside: Mapping[str, str] | None = None) -> Attempt:
+        """The attempt as a plain command of the machine, which runs it in an image.
+
+        `image` is the path of a `.sif` file or an unpacked directory; `inside` are more variables for
+        the job. What the job itself says of its streams is done inside, so that those of the program
+        are free for what it has to say. The command is to be given an empty directory in the variable
+        `scratch_variable`, for /tmp and the home directory; without it they lie in memory, and are
+        small.
+
+        Raises ValueError when the program cannot be told what the job wants.
+        """
+        spec = attempt.spec
+        if "=" in spec.argv[0]:
+            raise ValueError(f"the command {spec.argv[0]!r} has a '=' in its name")
+        arguments = [self.program, "--silent", "exec", "--containall"]
+        for mount in (
+            *(Mount(source=each, target=each, read_only=True) for each in self.shared),
+            *mounts_of(attempt),
+        ):
+            arguments += ["--mount", _mount(mount)]
+        if not spec.network:
+            arguments += ["--net", "--network", "none"]
+        if spec.resources.gpus:
+            arguments += ["--nv"]
+        shell = ["/bin/sh", "-c", _INSIDE, "drawbar", _mark(attempt.record), spec.directory]
+        argv = (*arguments, image, *shell, *spec.argv)
+        for text in argv:
+            _check_encoding(text)
+        wrapped = replace(
+            spec,
+            argv=argv,
+            directory="/",
+            environment={self.inside_prefix + _PACKED: _pack(_script(spec, inside or {}))},
+            mounts=(),
+            stdin=None,
+            stdout=None,
+            stderr=None,
+            workspace=WorkspaceNeed.SHARED,
+        )
+        return replace(attempt, spec=wrapped)
+
+    @property
+    def inside_prefix(self) -> str:
+        """What the name of a variable begins with that is meant for the inside of containers."""
+        return f"{self._own_name}ENV_"
+
+    @property
+    def scratch_variable(self) -> str:
+        """The variable with the directory that has room for /tmp and the home directory."""
+        return f"{self._own_name}_WORKDIR"
+
+    @property
+    def _own_name(self) -> str:
+        return "SINGULARITY" if "singularity" in Path(self.program).name else "APPTAINER"
+
+    def missing(self) -> str | None:
+        """Why the program cannot be used on this machine, or None."""
+        if shutil.which(self.program):
+            return None
+        return f"it takes the program {self.program!r} to run images, which is not here"
+
+
+def unmade(attempt: Attempt) -> str | None:
+    """Why the container of an attempt that has ended could not be made; None when it was."""
+    if os.path.lexists(_mark(attempt.record)):
+        return None
+    said = " ".join(
+        line.removeprefix("FATAL:").strip() for line in last_lines(Path(attempt.record, "stderr"))
+    )
+    return f"the image {attempt.spec.image} cannot be run: {said or 'the reason is not known'}"
+
+
+def _mark(record: str) -> str:
+    """The file that shows that the container was made, and its command about to begin."""
+    return f"{record}/inside"
+
+
+def _mount(mount: Mount) -> str:
+    """A mount as the option `--mount` has it: fields of CSV, so that a path may hold anything."""
+    fields = ["type=bind", f"source={mount.source}", f"destination={mount.target}"]
+    text = io.StringIO()
+    csv.writer(text, lineterminator="").writerow(fields + ["ro"] * mount.read_only)
+    return text.getvalue()
+
+
+def _script(spec: JobSpec, inside: Mapping[str, str]) -> str:
+    variables = {**spec.environment, **inside}
+    words = [
+        "exec",
+        "env",
+        "--",
+        *(shlex.quote(f"{name}={value}") for name, value in variables.items()),
+        '"$@"',
+    ]
+    if spec.stdin is not None:
+        words.append(f"<{shlex.quote(spec.stdin)}")
+    if spec.stdout is not None:
+        words.append(f">{shlex.quote(spec.stdout)}")
+    if spec.stderr is not None:
+        words.append("2>&1" if spec.stderr == spec.stdout else f"2>{shlex.quote(spec.stderr)}")
+    return " ".join(words)
+
+
+def _pack(script: str) -> str:
+    """The script in plain characters: every other one, and the first, is `0` and its octal digits.
+
+    `@` stands before each but the first.
+    """
+    data = os.fsencode(script)
+    packed = f"0{data[0]:03o}" + _TOUCHED.sub(lambda found: b"@0%03o" % ord(found[0]), data[1:]).decode()
+    if len(packed) > _MOST_BYTES:
+        raise ValueError(f"its variables are too large to be passed into a container: {len(packed)} bytes")
+    return packed
+
+
+def _check_encoding(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{text!r} cannot be passed into a container: it is not UTF-8") from error
