@@ -101,6 +101,7 @@ class BatchBackend(Backend):
     )
     Options: ClassVar[type[BaseOptions]] = BatchOptions
     deadline_s: ClassVar[float] = 300.0
+    grace_s: ClassVar[float] = 0.0  # what `find` does not see is closed by it, and cannot turn up
     index_variable: ClassVar[str] = ""
     """The variable in which a job of an array finds its number; empty when there are no arrays."""
     own_group: ClassVar[str] = ""

@@ -1,11 +1,14 @@
-"""The example in its four languages, for the tests of each backend."""
+"""What the tests of each backend share: the example in its four languages, and drivers that are killed."""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,91 @@ ANALYSES = {
     "snakemake": "reana-snakemake.yaml",
     "yadage": "reana-yadage.yaml",
 }
+STRIKE = Path(__file__).parent / "strike.py"
+SNAKEFILE = """\
+rule all:
+    input: expand("out/{{n}}", n=range({jobs}))
+rule one:
+    output: "out/{{n}}"
+    shell:
+        "echo {{wildcards.n}} started >> {directory}/ledger;"
+        " while [ ! -e {directory}/gate ]; do sleep 0.1; done;"
+        " echo {{wildcards.n}} ended >> {directory}/ledger; echo {{wildcards.n}} > {{output}}"
+"""
+PATIENCE_S = 240
+
+
+class KilledRun:
+    """A run of some independent jobs, which wait for a gate, by a driver that is killed.
+
+    `directory` is one that the backend's machines see; `settings` is the text of a drawbar.toml. The
+    jobs' own ledger is the judge.
+    """
+
+    def __init__(self, directory: Path, settings: str, *, jobs: int = 6) -> None:
+        self.directory = directory
+        self.jobs = jobs
+        self.ledger = directory / "ledger"
+        self.ledger.touch()
+        self.ledger.chmod(0o666)
+        self.gate = directory / "gate"
+        (directory / "analysis").mkdir()
+        (directory / "analysis" / "Snakefile").write_text(SNAKEFILE.format(jobs=jobs, directory=directory))
+        (directory / "site.toml").write_text(settings)
+
+    def start(self, backend: str, *, when: str = "", point: str = "") -> subprocess.Popen[str]:
+        """`drawbar run`, which is killed before or after a point (see strike.py)."""
+        program = [STRIKE, when, point] if point else ["-m", "drawbar.cli"]
+        snakefile = self.directory / "analysis" / "Snakefile"
+        return self._drawbar(
+            *program, "run", snakefile, "--backend", backend, "--no-container", "--name", "killed"
+        )
+
+    def killed(self, process: subprocess.Popen[str]) -> None:
+        """The driver was killed, as it should be."""
+        _, told = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == -signal.SIGKILL, told
+
+    def wait_for(self, *lines: str) -> None:
+        """Wait until every job has written these lines into the ledger."""
+        give_up = time.monotonic() + PATIENCE_S
+        while sorted(self.counts()) != sorted(f"{n} {line}" for n in range(self.jobs) for line in lines):
+            assert time.monotonic() < give_up, self.counts()
+            time.sleep(0.05)
+
+    def resume(self) -> dict:
+        """`drawbar resume` finishes the run, and each job has run exactly once; what `--json` printed."""
+        self.gate.touch()
+        process = self._drawbar("-m", "drawbar.cli", "resume", "killed", "--json")
+        printed, told = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == 0, told
+        expected = {f"{n} {line}": 1 for n in range(self.jobs) for line in ("started", "ended")}
+        assert self.counts() == expected
+        return json.loads(printed)
+
+    def counts(self) -> dict[str, int]:
+        """How often each line is in the ledger."""
+        return Counter(self.ledger.read_text().splitlines())
+
+    def _drawbar(self, *arguments: object) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, *map(str, arguments)],
+            env={
+                **os.environ,
+                "DRAWBAR_HOME": str(self.directory / "home"),
+                "DRAWBAR_SYSTEM_CONFIG": str(self.directory / "site.toml"),
+            },
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+
+@pytest.fixture
+def killed_run():
+    """Makes `KilledRun`s."""
+    return KilledRun
 
 
 @pytest.fixture
