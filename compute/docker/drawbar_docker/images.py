@@ -38,6 +38,7 @@ class Image:
     digest: str
     """What names its content everywhere: the registry's digest, or the id of one that is only here."""
     environment: Mapping[str, str]
+    entry_point: tuple[str, ...] = ()
 
 
 class Images:
@@ -169,4 +170,5 @@ def _image(reference: str, found: Mapping[str, Any]) -> Image:
         id=identifier,
         digest=_digest(reference, found) or identifier,
         environment={name: value for name, _, value in variables},
+        entry_point=tuple(config.get("Entrypoint") or ()),
     )

@@ -17,7 +17,7 @@ from drawbar.mounts import refusal, shadowed
 from drawbar_docker import containers, images, records, results
 from drawbar_docker.backend import DockerBackend
 from drawbar_docker.engine import Engine, Facts
-from drawbar_docker.images import ImageError, Images
+from drawbar_docker.images import Image, ImageError, Images
 from drawbar_docker.records import Stop
 from drawbar_docker.timers import Timers
 
@@ -25,9 +25,10 @@ FACTS = Facts(name="host", cpus=4, memory_mib=1000)
 ID = "sha256:" + 64 * "a"
 
 
-def configured(attempt, facts=FACTS, **options):
+def configured(attempt, facts=FACTS, entry_point=(), **options):
     options = {"network": None, "limit_cpus": False, **options}
-    return containers.configuration(attempt, image=ID, image_environment={}, facts=facts, **options)
+    image = Image(id=ID, digest=ID, environment={}, entry_point=entry_point)
+    return containers.configuration(attempt, image=image, facts=facts, **options)
 
 
 def test_the_plugin_imports_the_docker_library_only_when_it_is_used():
