@@ -184,7 +184,7 @@ def check_places(placer: Placer, info: WorkflowInfo) -> list[tuple[StepInfo, Pla
     for step, place in places(placer, info):
         if isinstance(place, SpecError):
             problems += place.problems
-        else:
+        elif place is not None:
             found.append((step, place))
     if problems:
         raise SpecError(by_message(problems))
@@ -210,9 +210,12 @@ def remarks(placed: Sequence[tuple[StepInfo, Placement]]) -> Iterator[str]:
         yield f"{FLOATING}: {', '.join(floating)}"
 
 
-def places(placer: Placer, info: WorkflowInfo) -> Iterator[tuple[StepInfo, Placement | SpecError]]:
-    """For each step where it will run, or why it cannot."""
+def places(placer: Placer, info: WorkflowInfo) -> Iterator[tuple[StepInfo, Placement | SpecError | None]]:
+    """For each step where it will run, or why it cannot; None where it makes no jobs."""
     for step in info.steps:
+        if step.jobs == 0:
+            yield step, None
+            continue
         try:
             yield (
                 step,

@@ -25,7 +25,8 @@ class StepPlan:
     """A step with its place, or with what keeps it from having one."""
 
     info: StepInfo
-    place: Placement | SpecError
+    place: Placement | SpecError | None
+    """None for a step that makes no jobs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

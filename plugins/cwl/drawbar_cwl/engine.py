@@ -61,7 +61,7 @@ class CwlEngine(Engine):
 
         loaded = self._load(source)
         return WorkflowInfo(
-            steps=overview.steps(loaded.process, no_container=_options(source).no_container),
+            steps=overview.steps(loaded.process, _options(source)),
             parameters=tuple(shortname(each["id"]) for each in loaded.process.tool["inputs"]),
             files=() if source.file is None else (str(source.file),),
             warnings=loaded.warnings,
