@@ -252,6 +252,10 @@ class Job(JobBase):
             self._on_host(self.generatemapper)
         for target, source in self._extra.items():
             yield Mount(source=source, target=target)
+        if self.inplace_update:
+            for entry in self.generatemapper or ():
+                if entry.type.startswith("Writable"):
+                    yield Mount(source=entry.resolved, target=entry.resolved)
 
     def _on_host(self, mapper: PathMapper) -> PathMapper:
         """The mapper with the targets where they are on the host."""
