@@ -254,7 +254,7 @@ class Job(JobBase):
             yield Mount(source=source, target=target)
         if self.inplace_update:
             for entry in self.generatemapper or ():
-                if entry.type.startswith("Writable"):
+                if entry.type in ("WritableFile", "WritableDirectory"):
                     yield Mount(source=entry.resolved, target=entry.resolved)
 
     def _on_host(self, mapper: PathMapper) -> PathMapper:
