@@ -9,7 +9,8 @@ from typing import Any
 
 from drawbar.engine import StepInfo
 
-from drawbar_yadage.jobs import hints_of, image_of, runs_a_command
+from drawbar_yadage.jobs import runs_a_command
+from drawbar_yadage.requirements import hints_of, image_of, resources_of
 from drawbar_yadage.schemas import parameter_items
 from drawbar_yadage.specification import Specification, texts
 
@@ -79,6 +80,7 @@ def _stage(
                 image=image_of(environment),
                 image_required=image_of(environment) is not None,
                 commands=(process.get("cmd") or process.get("script"),),
+                resources=resources_of(environment),
                 hints=hints_of(environment),
                 jobs=1 if single and not prefix else None,
                 line=specification.place(pointer)[1],
