@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from drawbar.backend import Backend, BackendFeature
 from drawbar.engine import Placement, StepInfo, WorkflowInfo
 from drawbar.errors import PluginError, Problem, SettingsError, SpecError, Unsupported, by_message
-from drawbar.images import is_floating, refusal, resolve
 from drawbar.model import JobSpec, Resources, WorkspaceNeed
 from drawbar.plugins import Plugins
 from drawbar.settings import Containers, Settings
 
 BACKEND_HINT = "compute_backend"
 """The hint, in REANA's spelling, that asks for a backend by name."""
-FLOATING = "images without a version of their own, which may be others tomorrow"
-"""What is said of the images of `floating_images`."""
 
 
 @dataclass(slots=True)
@@ -51,9 +48,8 @@ class Placer:
         """
         name = self._choose(step, image, resources, hints)
         backend = self.get(name)
+        image = self.settings.images.aliases.get(image, image) if image else None
         container = self._container(name, backend, step, image, image_required)
-        if container and image:
-            image = self._resolve(backend, step, image)
         try:
             mine = _understood(backend, hints)
             resources = backend.resources(backend.Hints.parse(mine, where=f"step {step}"), resources)
@@ -99,19 +95,6 @@ class Placer:
             return wish
         policy = self.plugins.place(step=step, image=image, resources=resources, hints=hints, backends=known)
         return policy or self.settings.backend
-
-    def _resolve(self, backend: Backend, step: str, image: str) -> str:
-        """The image to run for one that is named, if it may be."""
-        policy = self.settings.images
-        try:
-            resolved = resolve(image, policy, files=BackendFeature.IMAGE_FILES in backend.features)
-        except ValueError as error:
-            hint = "correct it, or name another for it in images.aliases of drawbar.toml"
-            raise Unsupported(Problem(message=str(error), step=step, hint=hint)) from error
-        if why := refusal(resolved, policy):
-            hint = f"use one that fits {', '.join(policy.allow)}, or ask whoever runs the site to allow it"
-            raise Unsupported(Problem(message=why, step=step, hint=hint))
-        return resolved
 
     def _container(
         self, name: str, backend: Backend, step: str, image: str | None, image_required: bool
@@ -174,48 +157,26 @@ def _understood(backend: Backend, hints: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in hints.items() if name in names}
 
 
-def check_places(placer: Placer, info: WorkflowInfo) -> list[tuple[StepInfo, Placement]]:
-    """Every step with where it will run, before the first job.
+def check_places(placer: Placer, info: WorkflowInfo) -> list[str]:
+    """Refuse, before the first job, every step that can run nowhere; returns images that are ignored.
 
-    Raises `SpecError` with a problem for each step that can run nowhere.
+    Raises `SpecError` with a problem for each such step.
     """
-    found: list[tuple[StepInfo, Placement]] = []
     problems: list[Problem] = []
+    ignored: list[str] = []
     for step, place in places(placer, info):
         if isinstance(place, SpecError):
             problems += place.problems
-        elif place is not None:
-            found.append((step, place))
+        elif step.image is not None and not place.container:
+            ignored.append(step.image)
     if problems:
         raise SpecError(by_message(problems))
-    return found
+    return list(dict.fromkeys(ignored))
 
 
-def ignored_images(placed: Sequence[tuple[StepInfo, Placement]]) -> list[str]:
-    """The images that steps name and run without."""
-    return list(dict.fromkeys(step.image for step, place in placed if step.image and not place.container))
-
-
-def floating_images(placed: Sequence[tuple[StepInfo, Placement]]) -> list[str]:
-    """The images that are used and have no version of their own: what they are changes with time."""
-    used = (place.image for _, place in placed if place.image and place.container)
-    return list(dict.fromkeys(image for image in used if is_floating(image)))
-
-
-def remarks(placed: Sequence[tuple[StepInfo, Placement]]) -> Iterator[str]:
-    """What a user should know about the images of steps before they run."""
-    if ignored := ignored_images(placed):
-        yield f"runs without containers; images are ignored: {', '.join(ignored)}"
-    if floating := floating_images(placed):
-        yield f"{FLOATING}: {', '.join(floating)}"
-
-
-def places(placer: Placer, info: WorkflowInfo) -> Iterator[tuple[StepInfo, Placement | SpecError | None]]:
-    """For each step where it will run, or why it cannot; None where it makes no jobs."""
+def places(placer: Placer, info: WorkflowInfo) -> Iterator[tuple[StepInfo, Placement | SpecError]]:
+    """For each step where it will run, or why it cannot."""
     for step in info.steps:
-        if step.jobs == 0:
-            yield step, None
-            continue
         try:
             yield (
                 step,

@@ -263,7 +263,8 @@ class DockerBackend(Backend):
         attempt = job.attempt
         body = containers.configuration(
             attempt,
-            image=image,
+            image=image.id,
+            image_environment=image.environment,
             facts=self._facts(),
             network=self.options.network,
             limit_cpus=self.options.limit_cpus,

@@ -13,20 +13,19 @@ from drawbar.engine import StepInfo
 from drawbar.errors import Problem, Unsupported
 from drawbar.model import Resources
 
-from drawbar_cwl.options import CwlOptions
 from drawbar_cwl.tools import Tool, sources, tool_name
 
 
-def steps(process: Process, options: CwlOptions) -> tuple[StepInfo, ...]:
+def steps(process: Process, *, no_container: bool = False) -> tuple[StepInfo, ...]:
     """Every tool and expression that a process is made of, in the order of the document.
 
-    With the option `no_container`, images that are hints are left out, and others raise `Unsupported`.
+    With `no_container`, images that are hints are left out, and `Unsupported` is raised for others.
     """
     if isinstance(process, Workflow):
-        found = tuple(_inside(process, "", (), 1, options))
+        found = tuple(_inside(process, "", (), 1))
     else:
-        found = (_info(process, tool_name(process.tool), (), 1, options),)
-    if not options.no_container:
+        found = (_info(process, tool_name(process.tool), (), 1),)
+    if not no_container:
         return found
     problems = [
         Problem(
@@ -43,7 +42,7 @@ def steps(process: Process, options: CwlOptions) -> tuple[StepInfo, ...]:
 
 
 def _inside(
-    workflow: Workflow, prefix: str, before: tuple[str, ...], times: int | None, options: CwlOptions
+    workflow: Workflow, prefix: str, before: tuple[str, ...], times: int | None
 ) -> Iterator[StepInfo]:
     """The steps of a workflow that is itself the step `prefix`, all of it after the steps `before`."""
     described = {each["id"]: number for number, each in enumerate(workflow.tool["steps"])}
@@ -61,9 +60,9 @@ def _inside(
         inner = None if repeated or times is None else times
         name = prefix + shortname(step.id)
         if isinstance(step.embedded_tool, Workflow):
-            yield from _inside(step.embedded_tool, f"{name}/", after, inner, options)
+            yield from _inside(step.embedded_tool, f"{name}/", after, inner)
         else:
-            yield _info(step.embedded_tool, name, after, inner, options)
+            yield _info(step.embedded_tool, name, after, inner)
 
 
 def _leaves(process: Process, name: str) -> Iterator[str]:
@@ -74,9 +73,7 @@ def _leaves(process: Process, name: str) -> Iterator[str]:
         yield from _leaves(step.embedded_tool, f"{name}/{shortname(step.id)}")
 
 
-def _info(
-    process: Process, name: str, after: tuple[str, ...], times: int | None, options: CwlOptions
-) -> StepInfo:
+def _info(process: Process, name: str, after: tuple[str, ...], times: int | None) -> StepInfo:
     line = getattr(getattr(process.tool, "lc", None), "line", None)
     if not isinstance(process, Tool):
         return StepInfo(name=name, depends_on=after, jobs=0, line=None if line is None else line + 1)
@@ -88,7 +85,7 @@ def _info(
         commands=(_command(process),),
         depends_on=after,
         resources=_resources(process),
-        hints=process.wishes(options),
+        hints=process.reana_hints,
         workspace=process.workspace,
         jobs=times,
         line=None if line is None else line + 1,

@@ -151,7 +151,8 @@ def test_a_container_that_was_made_and_not_started_never_is(directory, open_driv
     backend = driver.backend
     body = containers.configuration(
         job,
-        image=backend._images.look("busybox:latest"),
+        image=backend._images.look("busybox:latest").id,
+        image_environment={},
         facts=engine.facts(),
         network=None,
         limit_cpus=False,

@@ -1,0 +1,130 @@
+"""The Jobs that this driver has in the cluster, each with one attempt in it, or a pack of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+
+from drawbar.backend import Attempt, JobStatus
+from drawbar.model import JobState
+
+from drawbar_kubernetes import results
+from drawbar_kubernetes.pods import Pod
+from drawbar_kubernetes.results import Stop, View
+
+
+class Phase(Enum):
+    """How far a Job is."""
+
+    QUEUED = "waits to be created"
+    LAUNCHING = "is being created"
+    CREATED = "Created"
+
+
+@dataclass(slots=True, eq=False)
+class Parcel:
+    """A Job, with the attempts in it that have not ended. Changed under the backend's lock.
+
+    `attempts` by tag. `size` of them run in one pod.
+    """
+
+    name: str
+    attempts: dict[str, Attempt]
+    size: int = 1
+    phase: Phase = Phase.QUEUED
+    pods: dict[str, Pod] = field(default_factory=dict)
+    over: str | None = None
+    """Why the cluster will make no more pods for it."""
+    note: str = ""
+    """What is told while there is no pod to tell of."""
+    created: float = 0.0
+    """Since when the cluster has it (monotonic)."""
+    begun: set[str] = field(default_factory=set)
+    """Tags that were told as running."""
+    stops: dict[str, Stop] = field(default_factory=dict)
+    since: dict[str, float] = field(default_factory=dict)
+    """Since when something is the matter (monotonic)."""
+    looks: int = 0
+    """How many have asked for a look at it that is not finished."""
+
+    @property
+    def packed(self) -> bool:
+        """Whether its pods run more than one attempt."""
+        return self.size > 1
+
+    @property
+    def pod(self) -> Pod | None:
+        """The pod that tells most: one that is not dead, else the last."""
+        alive = [pod for pod in self.pods.values() if not pod.dead]
+        return alive[-1] if alive else next(reversed(self.pods.values()), None)
+
+    def view(self, *, complete: bool = False) -> View:
+        """What is known of it."""
+        return View(pods=dict(self.pods), complete=complete, over=self.over)
+
+    def status(self, attempt: Attempt) -> JobStatus:
+        """What is told of an attempt in it."""
+        running = attempt.tag in self.begun
+        pod = self.pod
+        return results.alive(
+            attempt,
+            JobState.RUNNING if running else JobState.SUBMITTED,
+            pod.state if pod else self.phase.value,
+            pod.name if pod else self.name,
+            (pod.message if pod else "") or self.note,
+        )
+
+    def lasts(self, what: str, holds: object) -> float:
+        """For how many seconds something has been so, asked now and then; 0 when it is not."""
+        if not holds:
+            self.since.pop(what, None)
+            return 0.0
+        return time.monotonic() - self.since.setdefault(what, time.monotonic())
+
+
+@dataclass(slots=True)
+class Table:
+    """All parcels, by name and by tag, and what is known of ended attempts until they are forgotten."""
+
+    by_name: dict[str, Parcel] = field(default_factory=dict)
+    by_tag: dict[str, Parcel] = field(default_factory=dict)
+    ended: dict[str, tuple[str, JobStatus]] = field(default_factory=dict)
+    """By tag: the name of its Job, and how it ended."""
+    held: dict[str, set[str]] = field(default_factory=dict)
+    """Tags that keep a Job from being deleted, by its name."""
+
+    def add(self, parcel: Parcel) -> Parcel:
+        """Keep a parcel, or its attempts in the one of that name that is kept already."""
+        kept = self.by_name.setdefault(parcel.name, parcel)
+        for tag, attempt in parcel.attempts.items():
+            kept.attempts[tag] = attempt
+            self.by_tag[tag] = kept
+            self.held.setdefault(kept.name, set()).add(tag)
+        return kept
+
+    def end(self, name: str, status: JobStatus) -> bool:
+        """An attempt has ended; False when that was known."""
+        if status.tag in self.ended:
+            return False
+        self.ended[status.tag] = (name, status)
+        self.held.setdefault(name, set()).add(status.tag)
+        parcel = self.by_tag.pop(status.tag, None)
+        if parcel is not None:
+            parcel.attempts.pop(status.tag, None)
+            if not parcel.attempts:
+                self.by_name.pop(parcel.name, None)
+        return True
+
+    def forget(self, tags: Iterable[str]) -> list[str]:
+        """Ended attempts need not be known any more; gives the Jobs that nobody needs."""
+        unwanted = []
+        for tag in tags:
+            name, _ = self.ended.pop(tag, ("", None))
+            if name and (held := self.held.get(name)) is not None:
+                held.discard(tag)
+                if not held:
+                    del self.held[name]
+                    unwanted.append(name)
+        return unwanted
