@@ -152,7 +152,7 @@ class BatchBackend(Backend):
         return f"{batch_id}_{index}" if index else batch_id
 
     def largest_batch(self) -> int:
-        """The most jobs in one submission."""
+        """The most jobs in one submission. Does not raise, whatever the scheduler answers."""
         return self.options.batch_size if self.index_variable else 1
 
     def check_client(self) -> Sequence[Problem]:
@@ -325,9 +325,11 @@ class BatchBackend(Backend):
 
     def _hand_over(self, batch: Batch) -> dict[str, Submission]:
         """Hand a batch over, or have it wait behind those that the scheduler could not take."""
-        if not self._parked:
-            with contextlib.suppress(Busy):
+        if not self._parked and self._pause.over:
+            try:
                 return self._try(batch)
+            except Busy as error:
+                self._troubled(error)
         self._parked.append(batch)
         return {attempt.tag: Accepted() for attempt in batch.attempts}
 
@@ -342,13 +344,13 @@ class BatchBackend(Backend):
             batch_id = self.hand_over(batch)
             answer = Accepted()
             self._pause.end()
-        except Busy as error:
-            self._troubled(error)
+        except Busy:
             raise
         except Rejected as error:
             answer = Refused(message=str(error))
         except Exception as error:
             answer = InDoubt(message=str(error))
+            self._troubled(error)  # so that the next batches wait, and do not come into doubt as well
         answers: dict[str, Submission] = {}
         for number, attempt in enumerate(batch.attempts, 1):
             job = self._jobs.get(attempt.tag)  # none if it ended already, or was cancelled while it waited
@@ -375,17 +377,17 @@ class BatchBackend(Backend):
             try:
                 self._jobs.look()
                 if self._pause.over:
-                    self._unpark()
-                    if self._jobs.due:
+                    if self._jobs.due or (self._parked and self._in_trouble):
                         self._jobs.ask()
                         self._well()
+                    self._unpark()
             except Exception as error:  # whatever it is, other jobs are still to be watched
                 if not self.budget.closing.is_set():
                     self._troubled(error)
 
     def _unpark(self) -> None:
         """Hand over what had to wait, in order; `Busy` when the scheduler is that again."""
-        while self._parked and not self.budget.closing.is_set():
+        while self._parked and self._pause.over and not self.budget.closing.is_set():
             batch = self._parked[0]
             if any(self._jobs.get(attempt.tag) for attempt in batch.attempts):
                 self._try(batch, waited=True)

@@ -227,7 +227,10 @@ class Jobs:
         """Ask the scheduler for all jobs, and tell what has changed. Raises when it does not answer."""
         with self._asking:
             began = time.monotonic()
-            queue = {(each.batch, each.index): each for each in self._scheduler.queue()}
+            queue: dict[tuple[str, int], Seen] = {}
+            for each in self._scheduler.queue():
+                if not each.state.terminal or (each.batch, each.index) not in queue:
+                    queue[each.batch, each.index] = each  # of two copies, the one that is alive
             news, unwanted, gone = self._compare(queue, began)
             old, patience_s = self._look_back(gone)
             for job in gone:
@@ -317,7 +320,12 @@ class Jobs:
         if job.verdict is not None:
             return self.end(job, *job.verdict, end=end, seen=seen)
         if seen is not None and seen.reason is not None:
-            return self.end(job, seen.reason, seen.message or seen.native_state, end=end, seen=seen)
+            message = seen.message or seen.native_state
+            if seen.unless_begun is not None and batchscript.claim(attempt.record):
+                return self.end(
+                    job, seen.unless_begun, f"it did not begin on {seen.host}: {message}", seen=seen
+                )
+            return self.end(job, seen.reason, message, end=end, seen=seen)
         patience_s = self._settle_s if patience_s is None else patience_s
         waited = job.gone_since is not None and time.monotonic() - job.gone_since > patience_s
         if end is not None and (seen is not None or waited):

@@ -17,8 +17,8 @@ class Seen:
     `index` counts from 1 in an array, and is 0 elsewhere. `state` is submitted or running while the
     scheduler has it, else an end; unknown states count as running, since nobody may repeat what may
     be alive. `reason` is the scheduler's own word on why it ended, where the exit code does not say
-    it. `stuck` says why a job that is still there will not end well without help: it is removed, and
-    ends with `reason`.
+    it; `unless_begun` is its word if the job's script never began. `stuck` says why a job that is still
+    there will not end well without help: it is removed, and ends with `reason`.
     """
 
     batch: str
@@ -28,6 +28,7 @@ class Seen:
     native_state: str = ""
     message: str = ""
     reason: Reason | None = None
+    unless_begun: Reason | None = None
     exit_code: int | None = None
     host: str | None = None
     stuck: str = ""

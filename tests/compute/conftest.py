@@ -34,8 +34,8 @@ rule one:
 PATIENCE_S = 240
 
 
-class KilledRun:
-    """A run of some independent jobs, which wait for a gate, by a driver that is killed.
+class GatedRun:
+    """A run of some independent jobs, which wait for a gate.
 
     `directory` is one that the backend's machines see; `settings` is the text of a drawbar.toml. The
     jobs' own ledger is the judge.
@@ -56,9 +56,8 @@ class KilledRun:
         """`drawbar run`, which is killed before or after a point (see strike.py)."""
         program = [STRIKE, when, point] if point else ["-m", "drawbar.cli"]
         snakefile = self.directory / "analysis" / "Snakefile"
-        return self._drawbar(
-            *program, "run", snakefile, "--backend", backend, "--no-container", "--name", "killed"
-        )
+        arguments = ["--backend", backend, "--no-container", "--name", "gated", "--json"]
+        return self._drawbar(*program, "run", snakefile, *arguments)
 
     def killed(self, process: subprocess.Popen[str]) -> None:
         """The driver was killed, as it should be."""
@@ -73,9 +72,12 @@ class KilledRun:
             time.sleep(0.05)
 
     def resume(self) -> dict:
-        """`drawbar resume` finishes the run, and each job has run exactly once; what `--json` printed."""
+        """`drawbar resume` of a run whose driver was killed."""
+        return self.finish(self._drawbar("-m", "drawbar.cli", "resume", "gated", "--json"))
+
+    def finish(self, process: subprocess.Popen[str]) -> dict:
+        """Open the gate: the run finishes, and each job has run exactly once; what `--json` printed."""
         self.gate.touch()
-        process = self._drawbar("-m", "drawbar.cli", "resume", "killed", "--json")
         printed, told = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 0, told
         expected = {f"{n} {line}": 1 for n in range(self.jobs) for line in ("started", "ended")}
@@ -102,9 +104,9 @@ class KilledRun:
 
 
 @pytest.fixture
-def killed_run():
-    """Makes `KilledRun`s."""
-    return KilledRun
+def gated_run():
+    """Makes `GatedRun`s."""
+    return GatedRun
 
 
 @pytest.fixture

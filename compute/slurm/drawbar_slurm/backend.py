@@ -33,6 +33,7 @@ _UNCLEAR = re.compile(
 )
 """sbatch does not know what slurmctld did with its request, or may be allowed to make it later."""
 _AT_ONCE = 500
+_WITHOUT_ASKING = 100
 _HISTORY_AT_ONCE = 200
 
 
@@ -73,9 +74,13 @@ class SlurmBackend(CommandLineBackend):
         return tuple(arguments(self.options, hints, spec.resources, self.options.grace_s))
 
     def largest_batch(self) -> int:
-        """As the settings say, and at most what Slurm has as MaxArraySize."""
+        """As the settings say, and less than MaxArraySize; while Slurm does not tell it, not many."""
         if self._largest is None:
-            match = re.search(r"^MaxArraySize\s*=\s*(\d+)", self._config(), re.MULTILINE)
+            try:
+                config = self._config()
+            except BackendError:
+                return min(self.options.batch_size, _WITHOUT_ASKING)
+            match = re.search(r"^MaxArraySize\s*=\s*(\d+)", config, re.MULTILINE)
             # Numbers of tasks are below MaxArraySize, and ours begin with 1.
             self._largest = max(1, min(self.options.batch_size, int(match[1]) - 1 if match else 1))
         return self._largest
@@ -123,8 +128,8 @@ class SlurmBackend(CommandLineBackend):
         return seen
 
     def stop(self, native_ids: Sequence[str]) -> None:
-        """One scancel for each 500 jobs."""
-        rest = iter(native_ids)
+        """One scancel for each 500 jobs or arrays."""
+        rest = iter(states.together(native_ids))
         while some := list(islice(rest, _AT_ONCE)):
             done = self.commands.run("scancel", "--quiet", *some)
             if done.code != 0 and (_NOT_NOW.search(done.err) or _UNCLEAR.search(done.err)):

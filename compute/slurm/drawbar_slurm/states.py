@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 
 from drawbar.batchresults import Seen
 from drawbar.model import JobState, Reason
@@ -80,6 +81,24 @@ def exit_code(text: str) -> int | None:
     return None
 
 
+def together(native_ids: Iterable[str]) -> list[str]:
+    """Ids of jobs as scancel takes them, those of one array as one word: `4_[1-3,7]`."""
+    words: dict[str, list[int]] = {}
+    for native_id in native_ids:
+        job, _, index = native_id.partition("_")
+        words.setdefault(job, []).extend([int(index)] if index else [])
+    return [f"{job}_[{_ranges(sorted(tasks))}]" if tasks else job for job, tasks in words.items()]
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """`1-3,7`: the reverse of `_indices`."""
+    parts = []
+    for _, pairs in groupby(enumerate(numbers), lambda pair: pair[1] - pair[0]):
+        run = [number for _, number in pairs]
+        parts.append(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]))
+    return ",".join(parts)
+
+
 def _seen(
     name: str, index: int, native_id: str, state: str, why: str, restarts: str, code: str, nodes: str
 ) -> Seen:
@@ -92,6 +111,8 @@ def _seen(
         number = exit_code(code)
         if why == "DeadLine":
             end, reason, message = _ENDS["DEADLINE"]
+        if why == "BadConstraints":
+            end, reason, message = JobState.FAILED, Reason.UNSCHEDULABLE, "no node can ever run it"
         message = " ".join(each for each in (message, rest, f"({why})" if reason and why else "") if each)
         if number is None and reason is None:
             message = message or f"it was killed{f' ({why})' if why else ''}"
@@ -104,6 +125,8 @@ def _seen(
             native_state=state,
             message=message,
             reason=reason,
+            # Slurm also cancels, itself, what a node could not launch and may not be requeued.
+            unless_begun=Reason.NODE_LOST if reason is Reason.CANCELLED and host else None,
             exit_code=number,
             host=host,
         )

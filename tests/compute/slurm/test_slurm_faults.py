@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import threading
+import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from drawbar.backend import Accepted, InDoubt
@@ -22,6 +25,32 @@ def stopped(pid):
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
+
+
+@contextmanager
+def open_process(pid):
+    """A file descriptor that becomes readable when the process has ended."""
+    descriptor = os.pidfd_open(pid)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def away(slurm, daemon, how):
+    """The daemon is stopped, or killed and started again at the end."""
+    if how == "stopped":
+        with stopped(slurm.pid(daemon)):
+            yield
+        return
+    with open_process(slurm.pid(daemon)) as process:
+        signal.pidfd_send_signal(process, signal.SIGKILL)
+        select.select([process], [], [], 30)
+    try:
+        yield
+    finally:
+        slurm.script("start")
 
 
 def ledger_job(driver, number=1, **fields):
@@ -75,6 +104,74 @@ def test_the_controller_stops_answering_while_jobs_run(slurm, open_driver):
     assert driver.end(late).reason in (None, Reason.LOST)
 
 
+@pytest.mark.parametrize("how", ["stopped", "killed"])
+def test_the_controller_is_away_for_30_seconds(slurm, tmp_path, gated_run, how):
+    """A run whose jobs are running, and one that submits meanwhile: both finish, each job runs once."""
+    runs = []
+    for name in ("running", "submitting"):
+        (tmp_path / name).mkdir()
+        runs.append(
+            gated_run(tmp_path / name, "[backends.slurm]\ncall_timeout_s = 3\npoll_s = 2\nsettle_s = 5\n")
+        )
+    first = runs[0].start("slurm")
+    runs[0].wait_for("started")
+    with away(slurm, "slurmctld", how):
+        second = runs[1].start("slurm")
+        runs[0].gate.touch()
+        runs[0].wait_for("started", "ended")
+        time.sleep(30)
+    runs[0].finish(first)
+    runs[1].finish(second)
+
+
+def test_a_second_copy_of_a_job_does_nothing(slurm, open_driver):
+    driver = open_driver()
+    attempt, _, gate = started(driver)
+    slurm.run("sbatch", "--wait", f"--job-name={attempt.tag}", f"{attempt.record}/batch/launcher")
+    assert (driver.directory / "gate.ledger").read_text() == "started\n"
+    asked = slurm.run("squeue", "--noheader", "--states=all", f"--name={attempt.tag}", "-o", "%T")
+    assert sorted(asked.split()) == ["COMPLETED", "RUNNING"]
+    driver.call(driver.backend._jobs.ask)
+    gate.touch()
+    assert driver.end(attempt).ok
+
+
+def test_a_whole_array_is_cancelled_in_one_call(slurm, open_driver, monkeypatch):
+    driver = open_driver(throttle=3)
+    backend, calls = driver.backend, []
+    original = backend.commands
+
+    class Counting:
+        def run(self, *argv, **more):
+            calls.append(argv[0])
+            return original.run(*argv, **more)
+
+    monkeypatch.setattr(backend, "commands", Counting())
+    attempts = [driver.gated(driver.directory / f"gate{number}") for number in range(40)]
+    driver.run(*attempts)
+    driver.wait_for(lambda: len(list(driver.directory.glob("*.ledger"))) == 3, "the first three start")
+    driver.cancel(*attempts)
+    assert {driver.end(attempt).reason for attempt in attempts} == {Reason.CANCELLED}
+    assert len(list(driver.directory.glob("*.ledger"))) == 3
+    assert calls.count("scancel") == 1
+    assert calls.count("sbatch") == 1
+
+
+def test_tasks_of_a_job_over_several_nodes(open_driver):
+    """For MPI: the command runs once, on the first node, and starts the tasks itself."""
+    driver = open_driver()
+    attempt = driver.shell(
+        'echo once >> "$1"; srun sh -c "echo \\$SLURM_PROCID \\$SLURM_NODEID" | sort',
+        str(driver.directory / "ledger"),
+        hints={"slurm": {"slurm_nodes": 2, "slurm_ntasks": 4, "slurm_ntasks_per_node": 2}},
+    )
+    driver.run(attempt)
+    result = driver.end(attempt)
+    assert result.ok
+    assert Path(result.stdout).read_text().split("\n")[:-1] == ["0 0", "1 0", "2 1", "3 1"]
+    assert (driver.directory / "ledger").read_text() == "once\n"
+
+
 def test_scancel_by_somebody_else(slurm, open_driver):
     driver = open_driver()
     attempt, native_id, gate = started(driver)
@@ -113,10 +210,11 @@ def test_out_of_memory_of_the_script_itself(slurm, open_driver):
     assert driver.end(attempt).reason is Reason.OUT_OF_MEMORY
 
 
-def test_a_requeued_job_is_an_attempt_that_was_evicted(slurm, open_driver):
+@pytest.mark.parametrize("how", ["requeue", "requeuehold"])
+def test_a_requeued_job_is_an_attempt_that_was_evicted(slurm, open_driver, how):
     driver = open_driver(arguments=["--requeue"])  # a site may insist on it
     attempt, native_id, gate = started(driver)
-    slurm.run("scontrol", "requeue", native_id)
+    slurm.run("scontrol", how, native_id)
     result = driver.end(attempt)
     gate.touch()
     assert result.reason is Reason.EVICTED
@@ -135,12 +233,15 @@ def test_a_preempted_job_was_evicted(slurm, open_driver):
     assert other.end(urgent).ok
 
 
-def test_a_held_job_says_so(slurm, open_driver):
-    driver = open_driver(arguments=["--hold"])
+def test_a_job_that_is_held_says_so(slurm, open_driver):
+    driver = open_driver(arguments=["--begin=now+1hour"])
     attempt = ledger_job(driver)
     (answer,) = driver.run(attempt)
-    told(driver, attempt, lambda status: "JobHeldUser" in status.message)
+    told(driver, attempt, lambda status: "BeginTime" in status.message)
+    slurm.run("scontrol", "hold", answer.native_id)
+    told(driver, attempt, lambda status: "JobHeld" in status.message)
     slurm.run("scontrol", "release", answer.native_id)
+    slurm.run("scontrol", "update", f"jobid={answer.native_id}", "StartTime=now")
     assert driver.end(attempt).ok
 
 
@@ -154,9 +255,11 @@ def test_a_suspended_job_is_alive(slurm, open_driver):
     assert driver.end(attempt).ok
 
 
-def test_a_node_dies(slurm, open_driver):
+def test_a_node_is_drained_and_dies(slurm, open_driver):
     driver = open_driver(partition="debug", arguments=["--nodelist=n4"])
     attempt, native_id, gate = started(driver)
+    slurm.run("scontrol", "update", "nodename=n4", "state=drain", "reason=test")
+    assert driver.find(attempt)[attempt.tag].state is JobState.RUNNING
     step = slurm.run(
         "sh", "-c", f"cat /sys/fs/cgroup/freezer/slurm_n4/uid_*/job_{native_id}/step_*/cgroup.procs"
     )
@@ -171,6 +274,20 @@ def test_a_node_dies(slurm, open_driver):
     slurm.script("start")
     assert result.reason is Reason.NODE_LOST
     assert result.host == "n4"
+
+
+def test_a_node_that_cannot_launch_jobs(slurm, open_driver):
+    """Its prolog fails; Slurm drains it, and cancels the job, which it may not requeue."""
+    driver = open_driver(arguments=["--nodelist=n4"])
+    slurm.script("node-break", "4")
+    try:
+        attempt = ledger_job(driver)
+        driver.run(attempt)
+        result = driver.end(attempt)
+    finally:
+        slurm.script("node-mend", "4")
+    assert (result.reason, result.host) == (Reason.NODE_LOST, "n4")
+    assert ledger(driver) == []
 
 
 def test_the_time_limit_of_slurm_itself(slurm, open_driver):
@@ -217,7 +334,8 @@ def test_what_only_the_accounting_remembers(slurm, open_driver, monkeypatch):
     assert "any more" not in result.message
 
 
-def test_the_accounting_stops_answering(slurm, open_driver, monkeypatch):
+@pytest.mark.parametrize("how", ["stopped", "killed"])
+def test_the_accounting_is_away(slurm, open_driver, monkeypatch, how):
     driver = open_driver(call_timeout_s=3.0)
     backend = driver.backend
     queue = backend.queue
@@ -231,7 +349,7 @@ def test_the_accounting_stops_answering(slurm, open_driver, monkeypatch):
         return history(names)
 
     monkeypatch.setattr(backend, "history", look_back)
-    with stopped(slurm.pid("slurmdbd")):
+    with away(slurm, "slurmdbd", how):
         slurm.run("scancel", "--signal=KILL", "--full", native_id)
         assert asked.wait(60)
         ok = ledger_job(driver)

@@ -27,9 +27,9 @@ POINTS = {
 
 
 @pytest.mark.parametrize("stage", POINTS)
-def test_a_driver_killed(slurm, tmp_path, killed_run, stage):
+def test_a_driver_killed(slurm, tmp_path, gated_run, stage):
     when, point = POINTS[stage]
-    run = killed_run(tmp_path, SETTINGS)
+    run = gated_run(tmp_path, SETTINGS)
     if stage == "after the end":
         run.gate.touch()
     run.killed(run.start("slurm", when=when, point=point))
@@ -38,7 +38,7 @@ def test_a_driver_killed(slurm, tmp_path, killed_run, stage):
     run.resume()
 
 
-def test_a_driver_killed_during_sbatch(slurm, tmp_path, killed_run):
+def test_a_driver_killed_during_sbatch(slurm, tmp_path, gated_run):
     """The command outlives the driver, and its batch arrives when the next driver looks already."""
     bin_directory = tmp_path / "bin"
     bin_directory.mkdir()
@@ -49,14 +49,14 @@ def test_a_driver_killed_during_sbatch(slurm, tmp_path, killed_run):
         f': > {tmp_path}/asked; kill -KILL $PPID; sleep 2; exec {real} "$@"\n'
     )
     sbatch.chmod(0o755)
-    run = killed_run(tmp_path, f'{SETTINGS}bin_directory = "{bin_directory}"\n')
+    run = gated_run(tmp_path, f'{SETTINGS}bin_directory = "{bin_directory}"\n')
     run.killed(run.start("slurm"))
     run.resume()
 
 
 @pytest.mark.parametrize("ended", [False, True], ids=["while they run", "and they end meanwhile"])
-def test_a_driver_killed_after_its_jobs_started(slurm, tmp_path, killed_run, ended):
-    run = killed_run(tmp_path, SETTINGS)
+def test_a_driver_killed_after_its_jobs_started(slurm, tmp_path, gated_run, ended):
+    run = gated_run(tmp_path, SETTINGS)
     process = run.start("slurm")
     run.wait_for("started")
     process.kill()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from drawbar.errors import SettingsError
 from drawbar.model import JobSpec, JobState, Reason, Resources
 from drawbar_slurm.backend import SlurmBackend
 from drawbar_slurm.options import seconds
-from drawbar_slurm.states import accounted, exit_code, queued
+from drawbar_slurm.states import accounted, exit_code, queued, together
 
 NAME = "db-0123456789abcdef0123456789abcdef"
 SQUEUE_22_05 = f"""\
@@ -66,6 +68,106 @@ def test_sacct():
         Reason.NODE_LOST,
         Reason.KILLED,
     ]
+
+
+RECORDED = Path(__file__).parent / "recorded"
+"""What squeue and sacct of each version said of jobs in the same states; made on real clusters."""
+
+VERSIONS = sorted(path.stem.partition("-")[2] for path in RECORDED.glob("squeue-*"))
+FINISHED, FAILED, CANCELLED = JobState.FINISHED, JobState.FAILED, JobState.CANCELLED
+SUBMITTED, RUNNING = JobState.SUBMITTED, JobState.RUNNING
+
+
+def test_there_are_recordings_of_old_and_new_versions():
+    assert VERSIONS == ["22.05", "24.11", "26.05"]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_recorded_squeue(version):
+    seen = list(queued((RECORDED / f"squeue-{version}.txt").read_text()))
+    ended = [each for each in seen if each.state.terminal]
+    alive = [each for each in seen if not each.state.terminal]
+    # A submission that 24.11 refuses leaves a job, too.
+    refused = {(FAILED, Reason.UNSCHEDULABLE, None)} if version == "24.11" else set()
+    by_nodes_or_people = (Reason.NODE_LOST, Reason.CANCELLED)
+    assert {
+        (each.state, each.reason, each.exit_code) for each in ended if each.reason not in by_nodes_or_people
+    } == {
+        (FINISHED, None, 0),
+        (FAILED, None, 3),
+        (FAILED, Reason.KILLED, None),
+        (FAILED, Reason.TIMEOUT, None),
+        *refused,
+    }
+    assert [each.native_state for each in ended if each.reason is Reason.NODE_LOST] == ["NODE_FAIL"] * 2
+    # The one that ran may never have been launched; its own record tells.
+    assert [each.unless_begun for each in ended if each.reason is Reason.CANCELLED] == [
+        Reason.NODE_LOST,
+        None,
+    ]
+    assert sorted(each.index for each in seen if each.index) == [1, 2, 3, 4, 5, 6, 7, 8, 9]
+    messages = {each.message for each in alive}
+    assert {"BeginTime", "JobArrayTaskLimit", "JobHeldUser", "job requeued in held state"} <= messages
+    assert {each.native_state for each in alive} == {"PENDING", "RUNNING", "SUSPENDED"}
+    assert all(each.state is (SUBMITTED if each.native_state == "PENDING" else RUNNING) for each in alive)
+    again = [each for each in alive if each.stuck]
+    assert again
+    assert {each.reason for each in again} == {Reason.EVICTED}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_recorded_sacct(version):
+    seen = list(accounted((RECORDED / f"sacct-{version}.txt").read_text()))
+    assert all(each.state.terminal for each in seen)
+    found = {
+        (each.state, each.reason, each.exit_code) for each in seen if each.reason is not Reason.NODE_LOST
+    }
+    refused = {(FAILED, None, 1)} if version == "24.11" else set()
+    assert found == {
+        (FINISHED, None, 0),
+        (FAILED, None, 3),
+        (FAILED, Reason.KILLED, None),
+        (FAILED, Reason.TIMEOUT, 0),
+        (CANCELLED, Reason.CANCELLED, 0),
+        *refused,
+    }
+    assert sum(each.reason is Reason.NODE_LOST for each in seen) == 2
+    assert [each.message for each in seen if each.state is CANCELLED] == ["it was cancelled by 0"]
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        ("OUT_OF_MEMORY", (FAILED, Reason.OUT_OF_MEMORY)),
+        ("PREEMPTED", (FAILED, Reason.EVICTED)),
+        ("BOOT_FAIL", (FAILED, Reason.NODE_LOST)),
+        ("LAUNCH_FAILED", (FAILED, Reason.NODE_LOST)),
+        ("DEADLINE", (FAILED, Reason.TIMEOUT)),
+        ("REVOKED", (FAILED, Reason.LOST)),
+        ("REQUEUED", (SUBMITTED, Reason.EVICTED)),
+        ("REQUEUE_HOLD", (SUBMITTED, Reason.EVICTED)),
+        ("SPECIAL_EXIT", (SUBMITTED, Reason.EVICTED)),
+        ("CONFIGURING", (SUBMITTED, None)),
+        ("POWER_UP_NODE", (SUBMITTED, None)),
+        ("RESV_DEL_HOLD", (SUBMITTED, None)),
+        ("COMPLETING", (RUNNING, None)),
+        ("SIGNALING", (RUNNING, None)),
+        ("STAGE_OUT", (RUNNING, None)),
+        ("STOPPED", (RUNNING, None)),
+        ("RESIZING", (RUNNING, None)),
+        ("RECONFIG_FAIL", (RUNNING, None)),
+        ("EXPEDITING", (RUNNING, None)),
+    ],
+)
+def test_each_state(state, expected):
+    (seen,) = queued(f"7|N/A|7|{state}|None|0|0|n1|{NAME}|")
+    assert (seen.state, seen.reason) == expected
+    assert seen.native_state == state
+
+
+def test_tasks_of_one_array_are_named_in_one_word():
+    assert together(["4_1", "4_3", "7", "4_2", "4_9", "12_5"]) == ["4_[1-3,9]", "7", "12_[5]"]
+    assert together([]) == []
 
 
 @pytest.mark.parametrize("text", ["", "\n", "slurm_load_jobs error: x\n", "a|b\n", "|" * 12])

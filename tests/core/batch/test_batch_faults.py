@@ -108,6 +108,19 @@ def test_a_batch_that_was_taken_without_an_answer_is_found(open_driver, fake):
     assert ledger(driver) == [0, 1]
 
 
+def test_one_submission_in_doubt_does_not_bring_others_into_doubt(open_driver, fake):
+    driver = open_driver(call_timeout_s=1.0)
+    fake.set("deaf", "taken")
+    first, *others = [driver.shell("exit 0", resources=Resources(cpus=cpus)) for cpus in (1, 2, 3)]
+    answers = driver.submit(first, *others)
+    assert [type(answer) for answer in answers] == [InDoubt, Accepted, Accepted]
+    (answer,) = driver.submit(last := ledger_job(driver))
+    assert isinstance(answer, Accepted)
+    fake.clear("deaf")
+    assert all(driver.end(attempt).ok for attempt in (first, *others, last))
+    assert fake.calls("qsub") == 4
+
+
 def test_a_batch_that_never_arrived_is_lost_and_cannot_start_any_more(open_driver, fake):
     driver = open_driver(call_timeout_s=1.0)
     fake.set("deaf", "not taken")
