@@ -22,6 +22,7 @@ from drawbar.engine import JobClient, Lookup, Ticket
 from drawbar.errors import DrawbarError
 from drawbar.model import JobResult, JobSpec, Reason
 from snakemake.exceptions import WorkflowError, print_exception
+from snakemake.logging import logger
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 from snakemake_interface_executor_plugins.executors.real import RealExecutor
 from snakemake_interface_executor_plugins.registry import ExecutorPluginRegistry
@@ -154,7 +155,7 @@ class Executor(RealExecutor):  # type: ignore[misc]
                 asked.append(_Asked(job, self._spec(job)))
             except Exception as error:
                 self._refuse(job, error)
-        asked = [each for each in self._look_up(asked) if self._make_ready(each)]
+        asked = self.workflow.async_run(self._make_ready(self._look_up(asked)))
         if asked:
             self._asked.update((each.spec.identity, each) for each in asked)
             tickets = self.client.submit([each.spec for each in asked], self._prepare)
@@ -166,6 +167,15 @@ class Executor(RealExecutor):  # type: ignore[misc]
     def run_job(self, job: Any) -> None:
         """Submit one job."""
         self.run_jobs([job])
+
+    def run_job_pre(self, job: Any) -> None:
+        """Say what runs, and why. (Snakemake's own words would render the command four times.)"""
+        for each in members(job):
+            if each.rule.message:
+                logger.info(each.message)
+            wildcards = "".join(f", {name}={value}" for name, value in each.wildcards_dict.items())
+            reason = self.dag.reason(each)
+            self._say(f"rule {each.rule.name}{wildcards} (jobid {each.jobid}): {reason}", "snakemake.logging")
 
     def handle_job_success(self, job: Any) -> None:
         """Snakemake has collected the outputs of a job: from now on it is remembered."""
@@ -254,36 +264,38 @@ class Executor(RealExecutor):  # type: ignore[misc]
             asked = passed
         return known
 
-    def _make_ready(self, asked: _Asked) -> bool:
-        """Prepare what is going to run, where a failure is still the job's own error."""
-        assert asked.ticket is not None
-        if asked.ticket.found is Lookup.RUNNING and self.specs.shadowed(asked.job):
-            asked.job.shadow_dir = asked.spec.directory
-        if asked.ticket.found is Lookup.MISS:
+    async def _make_ready(self, asked: Sequence[_Asked]) -> list[_Asked]:
+        """Prepare what is going to run, where a failure is still the job's own error; the others are left."""
+        ready = []
+        for each in asked:
+            assert each.ticket is not None
+            if each.ticket.found is Lookup.RUNNING and self.specs.shadowed(each.job):
+                each.job.shadow_dir = each.spec.directory
             try:
-                self._prepare_outputs(asked)
+                if each.ticket.found is Lookup.MISS:
+                    await self._prepare_outputs(each)
+                    each.ready = True
+                ready.append(each)
             except Exception as error:
-                self._refuse(asked.job, error)
-                return False
-            asked.ready = True
-        return True
+                self._refuse(each.job, error)
+        return ready
 
     def _prepare(self, spec: JobSpec) -> None:
         """Prepare for an attempt, unless that is done."""
         asked = self._asked[spec.identity]
         if not asked.ready:
-            self._prepare_outputs(asked)
+            self.workflow.async_run(self._prepare_outputs(asked))
         asked.ready = False
         self.specs.write_script(spec)
 
-    def _prepare_outputs(self, asked: _Asked) -> None:
+    async def _prepare_outputs(self, asked: _Asked) -> None:
         """Have Snakemake clear old outputs and make directories; a nested one does it for itself."""
         job, place = asked.job, asked.spec.directory
         if not self.specs.direct(job):
             for each in members(job):
-                self.workflow.async_run(each.check_protected_output())
+                await each.check_protected_output()
             return
-        self.workflow.async_run(job.prepare())
+        await job.prepare()
         if job.shadow_dir:
             shutil.rmtree(place, ignore_errors=True)
             Path(job.shadow_dir).rename(place)
@@ -340,9 +352,9 @@ class Executor(RealExecutor):  # type: ignore[misc]
 
         self.dag.handle_temp = handle_temp
 
-    def _say(self, message: str) -> None:
+    def _say(self, message: str, logger: str = "drawbar.snakemake") -> None:
         first, *more = message.splitlines()
-        self.client.log("drawbar.snakemake", "INFO", f"{first} …" if more else first)
+        self.client.log(logger, "INFO", f"{first} …" if more else first)
 
 
 def _order(job: Any) -> tuple[bool, float]:

@@ -8,10 +8,13 @@ functions among the parameters as the real run would; formatting the text of the
 from __future__ import annotations
 
 import os
+import tempfile
 from dataclasses import dataclass
 from types import FunctionType
 from typing import Any
 
+from snakemake.common.tbdstring import TBDString
+from snakemake.iocontainers import ResourceList
 from snakemake.shell import shell
 from snakemake.utils import format as fill
 
@@ -38,6 +41,10 @@ class Command:
 
 def resources_of(job: Any) -> Any:
     """The resources of a job with none left to be determined on the worker."""
+    left = [name for name, value in job.resources.items() if isinstance(value, TBDString)]
+    if left == ["tmpdir"] and job.rule.resources["tmpdir"].raw == "system_tmpdir":
+        # Snakemake's default, which nearly every job has; all the rest is evaluated already.
+        return ResourceList(fromdict={**dict(job.resources.items()), "tmpdir": tempfile.gettempdir()})
     return job.rule.expand_resources(job.wildcards_dict, job.input, job.attempt, skip_evaluation=set())
 
 

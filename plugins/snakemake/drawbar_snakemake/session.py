@@ -17,13 +17,13 @@ from drawbar.errors import DrawbarError, Problem, SpecError
 from snakemake.api import SnakemakeApi
 from snakemake.cli import parse_args, parse_config
 from snakemake.exceptions import RuleException, get_exception_origin
-from snakemake.scheduling.greedy import SchedulerSettings as GreedySettings
 from snakemake.settings.types import (
     ConfigSettings,
     DAGSettings,
     DeploymentSettings,
     ExecutionSettings,
     GroupSettings,
+    MaxJobsPerTimespan,
     OutputSettings,
     RemoteExecutionSettings,
     ResourceSettings,
@@ -33,6 +33,7 @@ from snakemake.settings.types import (
 )
 from snakemake_interface_report_plugins.registry import ReportPluginRegistry
 
+from drawbar_snakemake import economy, selection
 from drawbar_snakemake.executor import NAME, ExecutorSettings, register
 from drawbar_snakemake.log import RunLog
 
@@ -52,6 +53,8 @@ class Session:
         """Run the workflow's jobs. Raises what Snakemake raises, also when a job has failed."""
         given = self.arguments
         register()
+        selection.register()
+        economy.apply()
         self._dag.execute_workflow(
             executor=NAME,
             execution_settings=ExecutionSettings(
@@ -69,13 +72,12 @@ class Session:
             remote_execution_settings=RemoteExecutionSettings(envvars=given.envvars),
             scheduling_settings=SchedulingSettings(
                 prioritytargets=given.prioritize,
-                scheduler="greedy",
-                max_jobs_per_timespan=given.max_jobs_per_timespan,
+                scheduler=selection.NAME,
+                max_jobs_per_timespan=_pace(given.max_jobs_per_timespan),
             ),
             group_settings=GroupSettings(
                 group_components=given.group_components, overwrite_groups=given.groups
             ),
-            scheduler_settings=GreedySettings(),
             executor_settings=settings,
         )
 
@@ -186,6 +188,12 @@ def _arguments(options: SnakemakeOptions) -> Any:
     except Exception as error:
         raise SpecError(f"Snakemake's options {options.arguments!r}: {error}") from error
     return given
+
+
+def _pace(asked: Any) -> Any:
+    """How many jobs may start in what time: as the user says, but not Snakemake's own default."""
+    default = MaxJobsPerTimespan.parse_choice("100/1s")
+    return None if vars(asked) == vars(default) else asked
 
 
 def _workflow(

@@ -53,6 +53,7 @@ class Specs:
         self._environment = settings.environment
         self._sources = settings.sources
         self._scripts: dict[str, str] = {}
+        self._placements: dict[tuple[Any, ...], Placement] = {}
 
     def identity(self, job: Any) -> str:
         """What a job is called in the run: its rule and wildcards; a group after its members."""
@@ -202,6 +203,12 @@ class Specs:
         the others. Where they cannot be had, the job gets what this machine has.
         """
         needs, hints = needs_of(resources, job.threads)
+        question = (job.name, image, needs, tuple(hints.items()))
+        if question not in self._placements:
+            self._placements[question] = self._placed(job, needs, hints, image)
+        return self._placements[question]
+
+    def _placed(self, job: Any, needs: Resources, hints: Mapping[str, Any], image: str | None) -> Placement:
         named = image.removeprefix("docker://") if image else None
 
         def place(needs: Resources) -> Placement:
