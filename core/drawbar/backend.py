@@ -31,6 +31,7 @@ class BackendFeature(StrEnum):
     WALLTIME = "walltime"  # ends a job above its wall time
     GPUS = "gpus"
     NO_NETWORK = "no-network"  # can cut a job off the network
+    THIS_HOST = "this-host"  # a job without an image runs here, with the programs of this machine
     SURVIVES_DRIVER = "survives-driver"  # jobs outlive the driver and can be found again
 
 

@@ -64,6 +64,8 @@ class StepInfo:
     name: str
     image: str | None = None
     image_required: bool = False
+    library: str | None = None
+    """What its jobs need where they run besides their command: the engine's own library and its version."""
     commands: tuple[str, ...] = ()
     depends_on: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()
@@ -72,7 +74,7 @@ class StepInfo:
     hints: Mapping[str, Any] = field(default_factory=dict)
     workspace: WorkspaceNeed = WorkspaceNeed.SHARED
     jobs: int | None = 1
-    """How many jobs it yields; None when that is known only while it runs."""
+    """How many jobs it yields; None when only the run will tell, 0 when the engine does the work itself."""
     line: int | None = None
 
 
@@ -105,6 +107,8 @@ class Placement:
     """The image as site policy resolves it; by digest where that is known."""
     resources: Resources = Resources()
     """What was asked for, with what the hints change in it."""
+    interpreter: str | None = None
+    """The Python on the backend's workers that has the `library` asked for, where settings name one."""
     hints: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """The hints that this backend understands, keyed by its name, as `JobSpec.hints` wants them."""
 
@@ -153,6 +157,7 @@ class JobClient(Protocol):
         step: str,
         image: str | None = None,
         image_required: bool = False,
+        library: str | None = None,
         resources: Resources = Resources(),  # noqa: B008 (frozen)
         hints: Mapping[str, Any] = MappingProxyType({}),
         workspace: WorkspaceNeed = WorkspaceNeed.SHARED,
@@ -161,7 +166,8 @@ class JobClient(Protocol):
 
         `hints` are flat keys as the step gives them, in any backend's spelling; the ones meant for
         other backends are ignored, `compute_backend` asks for a place by name. Equal questions are
-        answered from memory.
+        answered from memory. `library` is what the job needs where it runs besides its command, for the
+        user to read: the backend's settings say which interpreter or image has it.
 
         Raises `Unsupported` when no allowed backend can run it.
         """

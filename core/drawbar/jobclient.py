@@ -149,6 +149,7 @@ class Client:
         step: str,
         image: str | None = None,
         image_required: bool = False,
+        library: str | None = None,
         resources: Resources = Resources(),  # noqa: B008 (frozen)
         hints: Mapping[str, Any] = MappingProxyType({}),
         workspace: WorkspaceNeed = WorkspaceNeed.SHARED,
@@ -158,6 +159,7 @@ class Client:
             "step": step,
             "image": image,
             "image_required": image_required,
+            "library": library,
             "resources": encode(resources),
             "hints": dict(hints),
             "workspace": workspace,

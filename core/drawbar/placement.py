@@ -11,7 +11,7 @@ from drawbar.engine import Placement, StepInfo, WorkflowInfo
 from drawbar.errors import PluginError, Problem, SettingsError, SpecError, Unsupported, by_message
 from drawbar.model import JobSpec, Resources, WorkspaceNeed
 from drawbar.plugins import Plugins
-from drawbar.settings import Containers, Settings
+from drawbar.settings import BackendSettings, Containers, Settings
 
 BACKEND_HINT = "compute_backend"
 """The hint, in REANA's spelling, that asks for a backend by name."""
@@ -37,6 +37,7 @@ class Placer:
         step: str,
         image: str | None = None,
         image_required: bool = False,
+        library: str | None = None,
         resources: Resources = Resources(),  # noqa: B008 (frozen)
         hints: Mapping[str, Any] = {},
         workspace: WorkspaceNeed = WorkspaceNeed.SHARED,
@@ -48,6 +49,9 @@ class Placer:
         """
         name = self._choose(step, image, resources, hints)
         backend = self.get(name)
+        known = self.settings.backends.get(name, BackendSettings())
+        if library and known.engine_image:
+            image, image_required = known.engine_image, True
         image = self.settings.images.aliases.get(image, image) if image else None
         container = self._container(name, backend, step, image, image_required)
         try:
@@ -66,9 +70,12 @@ class Placer:
             container=container,
             image=image,
             resources=resources,
+            interpreter=known.engine_interpreter if library else None,
             hints={name: mine} if mine else {},
         )
         self._refuse(backend, placement, step, workspace)
+        if library is not None and not _has_library(known, placement, backend):
+            raise Unsupported(_without_library(step, library, placement))
         return placement
 
     def get(self, name: str) -> Backend:
@@ -157,6 +164,28 @@ def _understood(backend: Backend, hints: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in hints.items() if name in names}
 
 
+def _has_library(known: BackendSettings, placement: Placement, backend: Backend) -> bool:
+    """Whether somebody says that the engine's library is where a job will run; nobody looks into images."""
+    if placement.container:
+        return known.engine_image is not None
+    return known.engine_interpreter is not None or BackendFeature.THIS_HOST in backend.features
+
+
+def _without_library(step: str, library: str, placement: Placement) -> Problem:
+    table = f"[backends.{placement.backend}] in drawbar.toml"
+    if placement.container:
+        where = f"the image {placement.image}"
+        hint = f"name an image that has both, as engine_image under {table}, or run it with --no-container"
+    else:
+        where = f"a worker of the backend {placement.backend!r}"
+        hint = f"name a Python that has it as engine_interpreter, or an image as engine_image, under {table}"
+    return Problem(
+        message=f"needs {library} where it runs, and nothing says that {where} has it",
+        step=step,
+        hint=f"{hint}; an option of the engine may say it for one analysis",
+    )
+
+
 def check_places(placer: Placer, info: WorkflowInfo) -> list[str]:
     """Refuse, before the first job, every step that can run nowhere; returns images that are ignored.
 
@@ -175,8 +204,10 @@ def check_places(placer: Placer, info: WorkflowInfo) -> list[str]:
 
 
 def places(placer: Placer, info: WorkflowInfo) -> Iterator[tuple[StepInfo, Placement | SpecError]]:
-    """For each step where it will run, or why it cannot."""
+    """For each step that has jobs where they will run, or why they cannot."""
     for step in info.steps:
+        if step.jobs == 0:
+            continue
         try:
             yield (
                 step,
@@ -184,6 +215,7 @@ def places(placer: Placer, info: WorkflowInfo) -> Iterator[tuple[StepInfo, Place
                     step=step.name,
                     image=step.image,
                     image_required=step.image_required,
+                    library=step.library,
                     resources=step.resources,
                     hints=step.hints,
                     workspace=step.workspace,

@@ -133,6 +133,10 @@ class BackendSettings:
 
     kind: str | None = setting(None, help="which backend this is; its own name when left out")
     limits: Limits = setting(Limits(), help="bounds for this backend, besides the general ones")
+    engine_interpreter: str | None = setting(
+        None, help="the Python on its workers that has the workflow engine's library, for jobs that need it"
+    )
+    engine_image: str | None = setting(None, help="the image that has that library, for jobs that need it")
     options: Mapping[str, Any] = others()
 
 

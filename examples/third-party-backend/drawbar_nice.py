@@ -56,7 +56,7 @@ class NiceBackend(Backend):
 
     name = "nice"
     api = 1
-    features = frozenset({BackendFeature.SURVIVES_DRIVER})
+    features = frozenset({BackendFeature.THIS_HOST, BackendFeature.SURVIVES_DRIVER})
     Options = NiceOptions
 
     def __init__(self, options: NiceOptions) -> None:

@@ -264,3 +264,37 @@ def test_all_steps_are_judged_before_the_first_job(placer):
     fine = WorkflowInfo(steps=(info.steps[1], replace(info.steps[1], name="d"), StepInfo(name="e")))
     assert check_places(placer(), fine) == ["img:1"]
     assert check_places(placer(backend="farm"), fine) == []
+
+
+# what a job needs of its engine where it runs
+
+
+def test_an_engines_library_is_where_settings_say_it_is(placer):
+    toml = '[backends.plain]\nengine_interpreter = "/opt/python"\n[backends.farm]\nengine_image = "lib:1"\n'
+    site = placer(toml=toml)
+    assert site.place(step="a", library="Lib 1").interpreter == "/opt/python"
+    assert site.place(step="a").interpreter is None
+    chosen = site.place(step="a", library="Lib 1", image="own:1", hints={"compute_backend": "farm"})
+    assert (chosen.container, chosen.image) == (True, "lib:1")
+
+
+def test_a_library_that_is_nowhere_is_refused_with_the_remedies(placer):
+    with pytest.raises(Unsupported) as caught:
+        placer().place(step="fit", library="Lib 1")
+    (problem,) = caught.value.problems
+    assert problem.step == "fit"
+    assert "needs Lib 1" in problem.message
+    for remedy in ("engine_interpreter", "engine_image", "[backends.plain]"):
+        assert remedy in problem.hint
+    with pytest.raises(Unsupported, match="the image own:1") as caught:
+        placer(backend="farm").place(step="fit", library="Lib 1", image="own:1")
+    for remedy in ("engine_image under [backends.farm]", "--no-container"):
+        assert remedy in caught.value.problems[0].hint
+
+
+def test_without_a_container_a_library_is_on_this_host(placer):
+    site = placer(toml='[backends.farm]\nengine_image = "lib:1"\n', containers=Containers.NONE)
+    with pytest.raises(Unsupported):
+        site.place(step="a", library="Lib 1", hints={"compute_backend": "farm"})
+    site.get("farm").features = frozenset({BackendFeature.CONTAINERS, BackendFeature.THIS_HOST})
+    assert not site.place(step="a", library="Lib 1", hints={"compute_backend": "farm"}).container

@@ -71,7 +71,7 @@ class LocalBackend(Backend):
     name: ClassVar[str] = "local"
     api: ClassVar[int] = 1
     features: ClassVar[frozenset[BackendFeature]] = frozenset(
-        {BackendFeature.WALLTIME, BackendFeature.SURVIVES_DRIVER}
+        {BackendFeature.THIS_HOST, BackendFeature.WALLTIME, BackendFeature.SURVIVES_DRIVER}
         | ({BackendFeature.MEMORY_LIMIT} if processes.HAVE_PROC else set())
     )
     Options: ClassVar[type[BaseOptions]] = LocalOptions

@@ -142,6 +142,7 @@ class MemoryJobs:
         step: str,
         image: str | None = None,
         image_required: bool = False,
+        library: str | None = None,
         resources: Resources = Resources(),  # noqa: B008 (frozen)
         hints: Mapping[str, Any] = MappingProxyType({}),
         workspace: WorkspaceNeed = WorkspaceNeed.SHARED,

@@ -7,6 +7,9 @@ from types import CodeType, FunctionType
 from typing import Any
 
 from drawbar.identity import digest
+from snakemake.exceptions import WorkflowError
+from snakemake.sourcecache import SourceFile
+from snakemake.wrapper import find_extension, get_path
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
@@ -35,14 +38,22 @@ def described(value: Any) -> str:
 
 
 def _content(job: Any, file: str) -> str:
-    """The digest of a script's content; of one that cannot be read here, only its name counts."""
-    if job.rule.is_wrapper:
-        return ""
-    path = job._path_to_source_file(file)
+    """The digest of a script's content, as all jobs of this start see it.
+
+    Of one that cannot be read here only the name counts, and so of a wrapper that is elsewhere: its name
+    has its version.
+    """
+    workflow = job.dag.workflow
     try:
-        with job.dag.workflow.sourcecache.open(path, "rb") as source:
+        path = job._path_to_source_file(file)
+        if job.rule.is_wrapper:
+            path = get_path(file, prefix=workflow.workflow_settings.wrapper_prefix)
+            path = find_extension(path, workflow.sourcecache) if path.is_local else None
+        if not isinstance(path, SourceFile):
+            return ""
+        with workflow.sourcecache.open(path, "rb") as source:
             return digest(source.read().decode(errors="surrogateescape"))
-    except OSError:
+    except (OSError, WorkflowError):
         return ""
 
 

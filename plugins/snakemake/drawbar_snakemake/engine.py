@@ -33,6 +33,9 @@ class SnakemakeOptions(Options):
     nested_image: str | None = option(
         None, help="the image, with Snakemake in it, of rules that are not shell commands"
     )
+    nested_interpreter: str | None = option(
+        None, help="the Python, with Snakemake, that runs these rules where their jobs run"
+    )
 
 
 class SnakemakeEngine(Engine):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from drawbar.engine import JobClient, Source, StepFailed
 from drawbar.model import Outputs
 
+from drawbar_snakemake import snapshot
 from drawbar_snakemake.executor import ExecutorSettings, Failure
 from drawbar_snakemake.log import RunLog
 from drawbar_snakemake.session import Session, opened
@@ -41,6 +42,7 @@ def execute(source: Source, options: SnakemakeOptions, jobs: JobClient) -> Outpu
         if resumed:
             session.delete_temporary_files()
         sources.settle()
+        snapshot.end()
         _report(session, options)
     jobs.log(
         "drawbar.snakemake", "INFO", f"Workflow {jobs.run_id} finished. Files available at {jobs.workspace}."

@@ -137,6 +137,7 @@ class Executor(RealExecutor):  # type: ignore[misc]
         self._ended: dict[Any, _Asked] = {}
         self._asked: dict[str, _Asked] = {}
         self._pump: Pump | None = None
+        self.workflow.scheduling_settings.scheduler = "greedy"  # of nested ones, which do not know ours
         self._watch_temporary_files()
 
     # what Snakemake calls
@@ -332,10 +333,13 @@ class Executor(RealExecutor):  # type: ignore[misc]
 
     def _refuse(self, job: Any, error: Exception) -> None:
         """A job that could not be submitted has failed."""
-        if not isinstance(error, DrawbarError | WorkflowError):
-            traceback.print_exception(error)
-        print_exception(error, self.workflow.linemaps)
-        message = self.log.errors[-1] if self.log.errors else str(error)
+        if isinstance(error, DrawbarError):
+            message = str(error)
+        else:
+            if not isinstance(error, WorkflowError):
+                traceback.print_exception(error)
+            print_exception(error, self.workflow.linemaps)
+            message = self.log.errors[-1] if self.log.errors else str(error)
         self.failures[self.specs.identity(job)] = Failure(job.name, message)
         self.report_job_error(SubmittedJobInfo(job), msg=message)
 

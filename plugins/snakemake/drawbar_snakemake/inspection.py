@@ -17,7 +17,7 @@ from snakemake.sourcecache import infer_source_file
 
 from drawbar_snakemake.log import RunLog
 from drawbar_snakemake.session import opened, snakefile_of, untouched
-from drawbar_snakemake.specs import needs_of
+from drawbar_snakemake.specs import image_of, is_direct, library_of, needs_of
 
 if TYPE_CHECKING:
     from drawbar_snakemake.engine import SnakemakeOptions
@@ -35,7 +35,7 @@ def inspect(source: Source, options: SnakemakeOptions, workdir: Path) -> Workflo
         for job in dag.jobs:
             jobs[job.rule.name].append(job)
         rules = [rule for rule in session.workflow.rules if rule.name in jobs and not rule.norun]
-        steps = tuple(_step(rule, jobs[rule.name], dag, options) for rule in rules)
+        steps = tuple(_step(rule, jobs[rule.name], session.workflow, options) for rule in rules)
         made = {str(path) for job in dag.jobs for path in job.output}
         return WorkflowInfo(
             steps=steps,
@@ -57,17 +57,19 @@ def check_syntax(source: Source, options: SnakemakeOptions, workdir: Path) -> Wo
     return WorkflowInfo(parameters=tuple(source.parameters), warnings=(warning,))
 
 
-def _step(rule: Any, jobs: list[Any], dag: Any, options: SnakemakeOptions) -> StepInfo:
-    first = jobs[0]
+def _step(rule: Any, jobs: list[Any], workflow: Any, options: SnakemakeOptions) -> StepInfo:
+    first, dag = jobs[0], workflow.dag
     try:
         resources, hints = needs_of(first.resources, first.threads)
     except Exception:  # a function that needs the rule's input, which is not there yet
         resources, hints = Resources(), {}
-    image = first.container_img_url
+    direct = first.group is None and is_direct(first, workflow)
+    image = image_of(first.container_img_url, options, direct=direct)
     return StepInfo(
         name=rule.name,
-        image=image.removeprefix("docker://") if image else options.image,
+        image=image or options.image,
         image_required=image is not None,
+        library=None if direct else library_of(options),
         commands=(rule.shellcmd.strip(),) if rule.shellcmd else (),
         depends_on=tuple(
             dict.fromkeys(
@@ -81,7 +83,7 @@ def _step(rule: Any, jobs: list[Any], dag: Any, options: SnakemakeOptions) -> St
         outputs=_some(str(path) for job in jobs for path in job.output),
         resources=replace(resources, cpus=1, gpus=0),  # more where there is more, see `Specs`
         hints=hints,
-        jobs=None if any(dag.checkpoint_jobs) else len(jobs),
+        jobs=0 if first.is_local else None if any(dag.checkpoint_jobs) else len(jobs),
         line=rule.lineno,
     )
 

@@ -31,9 +31,11 @@ from snakemake.settings.types import (
     StorageSettings,
     WorkflowSettings,
 )
+from snakemake_interface_executor_plugins.registry import ExecutorPluginRegistry
 from snakemake_interface_report_plugins.registry import ReportPluginRegistry
+from snakemake_interface_storage_plugins.registry import StoragePluginRegistry
 
-from drawbar_snakemake import economy, selection
+from drawbar_snakemake import economy, selection, snapshot
 from drawbar_snakemake.executor import NAME, ExecutorSettings, register
 from drawbar_snakemake.log import RunLog
 
@@ -97,7 +99,9 @@ class Session:
         self._dag.create_report(reporter="html", report_settings=settings)
 
     def determine(self) -> Any:
-        """The graph of jobs, without running any."""
+        """The graph of jobs, without running any: as it is for this executor, which has groups."""
+        register()
+        self.workflow._executor_plugin = ExecutorPluginRegistry().get_plugin(NAME)
         self.workflow._prepare_dag(
             forceall=self.workflow.dag_settings.forceall,
             ignore_incomplete=True,
@@ -199,6 +203,7 @@ def _pace(asked: Any) -> Any:
 def _workflow(
     api: SnakemakeApi, source: Source, options: SnakemakeOptions, given: Any, snakefile: Path, workdir: Path
 ) -> Any:
+    workdir = workdir / (given.directory or "")
     return api.workflow(
         resource_settings=ResourceSettings(
             cores=options.cores or given.cores,
@@ -219,22 +224,35 @@ def _workflow(
             replace_workflow_config=given.replace_workflow_config,
         ),
         storage_settings=StorageSettings(
-            notemp=given.notemp, all_temp=given.all_temp, omit_flags=given.omit_flags
+            default_storage_provider=given.default_storage_provider,
+            default_storage_prefix=given.default_storage_prefix,
+            keep_storage_local=given.keep_storage_local_copies,
+            retrieve_storage=not given.not_retrieve_storage,
+            notemp=given.notemp,
+            all_temp=given.all_temp,
+            omit_flags=given.omit_flags,
         ),
+        storage_provider_settings={
+            name: StoragePluginRegistry().get_plugin(name).get_settings(given)
+            for name in StoragePluginRegistry().get_registered_plugins()
+        },
         workflow_settings=WorkflowSettings(
             wrapper_prefix=given.wrapper_prefix,
             cache=given.cache,
             consider_ancient=given.consider_ancient,
+            runtime_source_cache_path=snapshot.begin(workdir),
         ),
         deployment_settings=DeploymentSettings(
             deployment_method=given.software_deployment_method,
             conda_prefix=given.conda_prefix,
+            conda_base_path=given.conda_base_path,
             conda_frontend=given.conda_frontend,
+            conda_not_block_search_path_envvars=given.conda_not_block_search_path_envvars,
             apptainer_args=given.apptainer_args,
             apptainer_prefix=given.apptainer_prefix,
         ),
         snakefile=snakefile,
-        workdir=workdir / (given.directory or ""),
+        workdir=workdir,
     )
 
 

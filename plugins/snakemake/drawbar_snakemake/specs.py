@@ -32,6 +32,7 @@ from drawbar_snakemake.rendering import THREAD_VARIABLES, TMPDIR_VARIABLES, comm
 from drawbar_snakemake.sources import text_of
 
 if TYPE_CHECKING:
+    from drawbar_snakemake.engine import SnakemakeOptions
     from drawbar_snakemake.executor import Executor, ExecutorSettings
 
 _OWN_RESOURCES = frozenset(
@@ -62,18 +63,7 @@ class Specs:
 
     def direct(self, job: Any) -> bool:
         """Whether the job's command can be rendered here."""
-        if job.is_group() or job.rule.shellcmd is None:
-            return False
-        methods = self._workflow.deployment_settings.deployment_method
-        return not (
-            job.benchmark is not None
-            or (self._workflow.workflow_settings.cache is not None and job.rule.cache)
-            or job.is_pipe
-            or job.is_service
-            or (DeploymentMethod.CONDA in methods and job.conda_env)
-            or (DeploymentMethod.APPTAINER in methods and job.container_img_url)
-            or (DeploymentMethod.ENV_MODULES in methods and job.env_modules)
-        )
+        return not job.is_group() and is_direct(job, self._workflow)
 
     def shadowed(self, job: Any) -> bool:
         """Whether the job runs in a shadow directory that is made here."""
@@ -138,9 +128,9 @@ class Specs:
         images = {each.container_img_url for each in members(job)} - {None}
         if len(images) > 1:
             raise WorkflowError(f"the rules of group {job.groupid} have different images: {sorted(images)}")
-        image = self._options.nested_image or next(iter(images), None)
-        placement = self._place(job, job.resources, image)
-        self.python = "python" if placement.container else sys.executable
+        placement = self._place(job, job.resources, next(iter(images), None))
+        within = "python" if placement.container else sys.executable
+        self.python = shlex.quote(self._options.nested_interpreter or placement.interpreter or within)
         command = self._executor.format_job_exec(job)
         canonical = {
             "snakemake": snakemake_version,
@@ -203,19 +193,23 @@ class Specs:
         the others. Where they cannot be had, the job gets what this machine has.
         """
         needs, hints = needs_of(resources, job.threads)
-        question = (job.name, image, needs, tuple(hints.items()))
+        direct = self.direct(job)
+        image = image_of(image, self._options, direct=direct)
+        question = (job.name, direct, image, needs, tuple(hints.items()))
         if question not in self._placements:
-            self._placements[question] = self._placed(job, needs, hints, image)
+            library = None if direct else library_of(self._options)
+            self._placements[question] = self._placed(job, needs, hints, image, library)
         return self._placements[question]
 
-    def _placed(self, job: Any, needs: Resources, hints: Mapping[str, Any], image: str | None) -> Placement:
-        named = image.removeprefix("docker://") if image else None
-
+    def _placed(
+        self, job: Any, needs: Resources, hints: Mapping[str, Any], image: str | None, library: str | None
+    ) -> Placement:
         def place(needs: Resources) -> Placement:
             return self._client.place(
                 step=job.name,
-                image=named or self._options.image,
-                image_required=named is not None,
+                image=image or self._options.image,
+                image_required=image is not None,
+                library=library,
                 resources=needs,
                 hints=hints,
             )
@@ -262,8 +256,36 @@ class Specs:
 
     def _portable(self, text: str) -> str:
         """A text with the workspace, where it stands as a whole path, named and not spelt out."""
+        text = text.replace(str(self._workflow.sourcecache.runtime_cache_path), "<sources>")
         workspace = re.escape(str(self._client.workspace))
         return re.sub(rf"(?<![\w./~-]){workspace}(?![\w.-])", "<workspace>", text)
+
+
+def is_direct(job: Any, workflow: Any) -> bool:
+    """Whether the command of a job that is in no group can be rendered here."""
+    if job.rule.shellcmd is None:
+        return False
+    methods = workflow.deployment_settings.deployment_method
+    return not (
+        job.benchmark is not None
+        or (workflow.workflow_settings.cache is not None and job.rule.cache)
+        or job.is_pipe
+        or job.is_service
+        or (DeploymentMethod.CONDA in methods and job.conda_env_spec)
+        or (DeploymentMethod.APPTAINER in methods and job.container_img_url)
+        or (DeploymentMethod.ENV_MODULES in methods and job.env_modules)
+    )
+
+
+def image_of(image: str | None, options: SnakemakeOptions, *, direct: bool) -> str | None:
+    """The image that a job has to run in, given that of its rule."""
+    named = image if direct else options.nested_image or image
+    return named.removeprefix("docker://") if named else None
+
+
+def library_of(options: SnakemakeOptions) -> str | None:
+    """What a nested job needs where it runs, unless the user says where that is."""
+    return None if options.nested_image or options.nested_interpreter else f"Snakemake {snakemake_version}"
 
 
 def members(job: Any) -> list[Any]:
