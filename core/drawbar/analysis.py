@@ -8,8 +8,9 @@ every mistake is told at once, each with its place and a remedy. What the fields
 from __future__ import annotations
 
 import os
+import posixpath
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ MOST_INPUTS = 1000
 
 _PARAMETERS_IN_FILE = ("cwl", "snakemake")
 """Engines for which `inputs.parameters.input` is the name of a parameter file."""
+_TOPLEVEL = "toplevel"
+"""The option, REANA's, of the directory or address that the engine looks for the workflow file in."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +138,7 @@ def load_analysis(
     root = Path(os.path.abspath(place))  # noqa: PTH100 (symbolic links are kept)
     reader = _Reader(document or Document({}, str(file), {}), root, engines=engines)
     analysis = (
-        reader.analysis(file.name, engine, options or ()) if document else reader.bare(file, fragment, engine)
+        reader.analysis(file.name, engine, options or {}) if document else reader.bare(file, fragment, engine)
     )
     own = analysis.parameters if document else None
     analysis = replace(
@@ -182,7 +185,7 @@ class _Reader(Fields):
             workflow_files=files,
         )
 
-    def analysis(self, name: str, asked: str | None, given_options: Collection[str]) -> Analysis:
+    def analysis(self, name: str, asked: str | None, given_options: Mapping[str, Any]) -> Analysis:
         """The analysis that a `reana.yaml` describes, as far as it is right."""
         if not isinstance(self.document.value, dict):
             message = f"an analysis is a mapping with the key 'workflow', not {brief(self.document.value)}"
@@ -196,12 +199,14 @@ class _Reader(Fields):
         options = self.get("inputs.options", dict)
         parameters, parameters_file = self.parameters()
         files = self.paths("workflow.files", "file")
-        file, fragment = self.workflow_file("toplevel" in {*options, *given_options})
-        if file and os.path.isfile(self.root / file):  # noqa: PTH113 (says no where it may not look)
+        toplevel = {**options, **given_options}.get(_TOPLEVEL)
+        file, fragment = self.workflow_file(toplevel is not None)
+        found, directory = self.found_file(file, toplevel)
+        if found is not None:
             if self.has("workflow.files") or self.has("workflow.directories"):
-                files = tuple(dict.fromkeys((file, *files)))
+                files = tuple(dict.fromkeys((found, *files)))
             else:
-                files, warning = companions(self.root, file, bare=False)
+                files, warning = companions(self.root, found, bare=False, directory=directory)
                 if warning:
                     self.problems.append(self.placed(warning, "workflow.file"))
         input_files = self.paths("inputs.files", "file")
@@ -249,6 +254,18 @@ class _Reader(Fields):
             text, _, fragment = text.partition("#")
         path = self.path("workflow.file", text, None if elsewhere else "file") if text else None
         return path, fragment or None
+
+    def found_file(self, file: str | None, toplevel: Any) -> tuple[str | None, str]:
+        """Where the workflow file is, and its toplevel directory, when they are in the analysis."""
+        places = [(file, "")] if file else []
+        if file and isinstance(toplevel, str) and not posixpath.isabs(toplevel):
+            directory = posixpath.normpath(toplevel)
+            if directory != "." and directory.split("/")[0] != "..":
+                places.insert(0, (posixpath.normpath(posixpath.join(directory, file)), directory))
+        for place, directory in places:
+            if os.path.isfile(self.root / place):  # noqa: PTH113 (says no where it may not look)
+                return place, directory
+        return None, ""
 
     def parameters(self) -> tuple[Mapping[str, Any], str | None]:
         """The parameters that the analysis gives, and the file that some of them are in."""

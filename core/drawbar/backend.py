@@ -27,6 +27,7 @@ class BackendFeature(StrEnum):
     """What a backend can do beyond running a command in a shared workspace."""
 
     CONTAINERS = "containers"  # runs a job in its image
+    IMAGE_FILES = "image-files"  # an image may also be a `.sif` file or an unpacked directory, by its path
     MEMORY_LIMIT = "memory-limit"  # ends a job above its memory limit, and proves it
     WALLTIME = "walltime"  # ends a job above its wall time
     GPUS = "gpus"

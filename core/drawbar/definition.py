@@ -114,13 +114,15 @@ def unknown_engine(name: str, engines: Mapping[str, type[Engine]]) -> tuple[str,
     return f"{brief(name)} is not an engine", did_you_mean(name, {*engines, *REANA_ENGINES})
 
 
-def companions(root: Path, file: str, *, bare: bool) -> tuple[tuple[str, ...], Problem | None]:
+def companions(
+    root: Path, file: str, *, bare: bool, directory: str = ""
+) -> tuple[tuple[str, ...], Problem | None]:
     """The files that come with the workflow file `file`, itself included, relative to `root`.
 
-    The problem is a warning that some were left out. Files and links that cannot be used are
-    no part of it: if the workflow needs one, its engine says so.
+    They are in `directory`, else beside the file. The problem is a warning that some were left out. Files
+    and links that cannot be used are no part of it: if the workflow needs one, its engine says so.
     """
-    directory = posixpath.dirname(file)
+    directory = directory or posixpath.dirname(file)
     if not directory and not bare:
         return _alike(root, file), None
     found, size = [file], 0

@@ -40,7 +40,7 @@ from drawbar.hookspecs import Event
 from drawbar.lease import HEARTBEAT_S
 from drawbar.model import Outputs, Resources, RunState, WorkspaceNeed
 from drawbar.options import did_you_mean
-from drawbar.placement import Placer, check_places
+from drawbar.placement import Placer, check_places, remarks
 from drawbar.settings import Containers
 from drawbar.sources import synchronise
 from drawbar.store import Store
@@ -358,9 +358,8 @@ class Drive:
         """The workflow is known: refuse now what could never run, then let the engine begin."""
         for warning in info.warnings:
             self._note(warning)
-        ignored = check_places(self.placer, info)
-        if ignored:
-            self._note(f"runs without containers; images are ignored: {', '.join(ignored)}")
+        for remark in remarks(check_places(self.placer, info)):
+            self._note(remark)
         if self.driver.from_step is not None:
             steps = info.from_step(self.driver.from_step)
             self.dispatcher.discard(row for row in self.dispatcher.history if row.step in steps)

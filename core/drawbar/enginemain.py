@@ -52,7 +52,7 @@ def _be_engine(connection: socket.socket) -> None:
         try:
             if engine is None:
                 _limit(order.get("memory_mib"))
-                plugins = load_plugins()
+                plugins = load_plugins(kinds=("engine",))
                 engine = plugins.engine(order["engine"])()
                 channel.send("hello", {"engine": engine.name, "version": _version(plugins, engine)})
             if kind == "inspect":
@@ -162,7 +162,7 @@ def _end_all() -> None:
 
 def _be_parent(name: str, control: socket.socket) -> None:
     """Fork an engine process for every request: a socket and an output file descriptor."""
-    engine = load_plugins().engine(name)
+    engine = load_plugins(kinds=("engine",)).engine(name)
     engine.preload()
     control.sendall(b"w")
     while True:

@@ -228,6 +228,8 @@ class Layer:
 
     def _convert(self, hint: Any, value: Any) -> Any:
         """`value` as `hint` wants it; a ValueError says what it must be."""
+        if typing.get_origin(hint) is tuple:
+            return self._list(typing.get_args(hint)[0], value)
         kind = next(each for each in (*typing.get_args(hint), hint) if each is not type(None))
         if self._text and isinstance(value, str):
             value = _from_text(kind, value)
@@ -242,6 +244,13 @@ class Layer:
         if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
             raise ValueError(f"must be {_KINDS[kind]}, not {_describe(value)}")
         return kind(value)
+
+    def _list(self, item: Any, value: Any) -> tuple[Any, ...]:
+        if self._text and isinstance(value, str):
+            value = value.replace(",", " ").split()
+        if not isinstance(value, list):
+            raise ValueError(f"must be a list, not {_describe(value)}")
+        return tuple(self._convert(item, each) for each in value)
 
     def _path(self, value: Any) -> Path:
         if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):

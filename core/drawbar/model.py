@@ -206,6 +206,8 @@ class JobSpec:
     try_number: int = 1
     image: str | None = None
     image_required: bool = False
+    entry_point: bool = False
+    """The image's entry point, where it has one, goes before `argv`; else it is left out."""
     environment: Mapping[str, str] = field(default_factory=dict)
     mounts: tuple[Mount, ...] = ()
     stdin: str | None = None

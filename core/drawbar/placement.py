@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from drawbar.backend import Backend, BackendFeature
 from drawbar.engine import Placement, StepInfo, WorkflowInfo
 from drawbar.errors import PluginError, Problem, SettingsError, SpecError, Unsupported, by_message
+from drawbar.images import is_floating, refusal, resolve
 from drawbar.model import JobSpec, Resources, WorkspaceNeed
 from drawbar.plugins import Plugins
 from drawbar.settings import BackendSettings, Containers, Settings
 
 BACKEND_HINT = "compute_backend"
 """The hint, in REANA's spelling, that asks for a backend by name."""
+FLOATING = "images without a version of their own, which may be others tomorrow"
+"""What is said of the images of `floating_images`."""
 
 
 @dataclass(slots=True)
@@ -52,8 +55,9 @@ class Placer:
         known = self.settings.backends.get(name, BackendSettings())
         if library and known.engine_image:
             image, image_required = known.engine_image, True
-        image = self.settings.images.aliases.get(image, image) if image else None
         container = self._container(name, backend, step, image, image_required)
+        if container and image:
+            image = self._resolve(backend, step, image)
         try:
             mine = _understood(backend, hints)
             resources = backend.resources(backend.Hints.parse(mine, where=f"step {step}"), resources)
@@ -102,6 +106,19 @@ class Placer:
             return wish
         policy = self.plugins.place(step=step, image=image, resources=resources, hints=hints, backends=known)
         return policy or self.settings.backend
+
+    def _resolve(self, backend: Backend, step: str, image: str) -> str:
+        """The image to run for one that is named, if it may be."""
+        policy = self.settings.images
+        try:
+            resolved = resolve(image, policy, files=BackendFeature.IMAGE_FILES in backend.features)
+        except ValueError as error:
+            hint = "correct it, or name another for it in images.aliases of drawbar.toml"
+            raise Unsupported(Problem(message=str(error), step=step, hint=hint)) from error
+        if why := refusal(resolved, policy):
+            hint = f"use one that fits {', '.join(policy.allow)}, or ask whoever runs the site to allow it"
+            raise Unsupported(Problem(message=why, step=step, hint=hint))
+        return resolved
 
     def _container(
         self, name: str, backend: Backend, step: str, image: str | None, image_required: bool
@@ -186,27 +203,47 @@ def _without_library(step: str, library: str, placement: Placement) -> Problem:
     )
 
 
-def check_places(placer: Placer, info: WorkflowInfo) -> list[str]:
-    """Refuse, before the first job, every step that can run nowhere; returns images that are ignored.
+def check_places(placer: Placer, info: WorkflowInfo) -> list[tuple[StepInfo, Placement]]:
+    """Every step with where it will run, before the first job.
 
-    Raises `SpecError` with a problem for each such step.
+    Raises `SpecError` with a problem for each step that can run nowhere.
     """
+    found: list[tuple[StepInfo, Placement]] = []
     problems: list[Problem] = []
-    ignored: list[str] = []
     for step, place in places(placer, info):
         if isinstance(place, SpecError):
             problems += place.problems
-        elif step.image is not None and not place.container:
-            ignored.append(step.image)
+        elif place is not None:
+            found.append((step, place))
     if problems:
         raise SpecError(by_message(problems))
-    return list(dict.fromkeys(ignored))
+    return found
 
 
-def places(placer: Placer, info: WorkflowInfo) -> Iterator[tuple[StepInfo, Placement | SpecError]]:
-    """For each step that has jobs where they will run, or why they cannot."""
+def ignored_images(placed: Sequence[tuple[StepInfo, Placement]]) -> list[str]:
+    """The images that steps name and run without."""
+    return list(dict.fromkeys(step.image for step, place in placed if step.image and not place.container))
+
+
+def floating_images(placed: Sequence[tuple[StepInfo, Placement]]) -> list[str]:
+    """The images that are used and have no version of their own: what they are changes with time."""
+    used = (place.image for _, place in placed if place.image and place.container)
+    return list(dict.fromkeys(image for image in used if is_floating(image)))
+
+
+def remarks(placed: Sequence[tuple[StepInfo, Placement]]) -> Iterator[str]:
+    """What a user should know about the images of steps before they run."""
+    if ignored := ignored_images(placed):
+        yield f"runs without containers; images are ignored: {', '.join(ignored)}"
+    if floating := floating_images(placed):
+        yield f"{FLOATING}: {', '.join(floating)}"
+
+
+def places(placer: Placer, info: WorkflowInfo) -> Iterator[tuple[StepInfo, Placement | SpecError | None]]:
+    """For each step where it will run, or why it cannot; None where it makes no jobs."""
     for step in info.steps:
         if step.jobs == 0:
+            yield step, None
             continue
         try:
             yield (

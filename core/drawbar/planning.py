@@ -15,7 +15,7 @@ from drawbar.backend import BackendFeature
 from drawbar.engine import EngineFeature, Placement, StepInfo, WorkflowInfo
 from drawbar.errors import Problem, Severity, SpecError, by_message
 from drawbar.gherkin import load_features
-from drawbar.placement import Placer, places
+from drawbar.placement import FLOATING, Placer, floating_images, places
 from drawbar.plugins import Plugins
 from drawbar.settings import Containers, Settings
 
@@ -25,7 +25,8 @@ class StepPlan:
     """A step with its place, or with what keeps it from having one."""
 
     info: StepInfo
-    place: Placement | SpecError
+    place: Placement | SpecError | None
+    """None for a step that makes no jobs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +83,10 @@ def examine(
         if isinstance(place, SpecError):
             problems += place.problems
         steps.append(StepPlan(info=step, place=place))
+    placed = [(step.info, step.place) for step in steps if isinstance(step.place, Placement)]
     problems += _ignored_images(steps, placer)
+    if floating := floating_images(placed):
+        problems.append(_warning(f"{FLOATING}: {', '.join(floating)}", "name a tag or a digest"))
     try:
         files = (analysis.root / file for file in analysis.test_files)
         load_features([path for path in files if path.exists()])

@@ -16,7 +16,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
@@ -91,9 +91,13 @@ class PluginRow:
 
 
 class Plugins:
-    """The engines, backends and observers that are there. Starts empty; see `load_plugins`."""
+    """The engines, backends and observers that are there. Starts empty; see `load_plugins`.
 
-    def __init__(self) -> None:
+    Only classes of these `kinds` are asked for: an engine process, say, needs no backends.
+    """
+
+    def __init__(self, kinds: Iterable[str] = tuple(_KINDS)) -> None:
+        self._kinds = tuple(kinds)
         self._manager = pluggy.PluginManager(PROJECT)
         self._manager.add_hookspecs(hookspecs)
         self._origins: list[Origin] = []
@@ -236,7 +240,7 @@ class Plugins:
             self._find(origin, str(error), cause=error)
             return
         self._origins.append(origin)
-        for kind in _KINDS:
+        for kind in self._kinds:
             for implementation in getattr(self.hook, f"drawbar_register_{kind}s").get_hookimpls():
                 if implementation.plugin_name == origin.plugin:
                     self._collect(kind, implementation, origin)
@@ -304,9 +308,9 @@ class Plugins:
         raise PluginError(f"no {kind} {name!r}{f' ({hint})' if hint else ''}")
 
 
-def load_plugins(environ: Mapping[str, str] = os.environ) -> Plugins:
+def load_plugins(environ: Mapping[str, str] = os.environ, *, kinds: Iterable[str] = tuple(_KINDS)) -> Plugins:
     """The installed plugins, as DRAWBAR_PLUGINS narrows them; never raises for what is wrong with one."""
-    plugins = Plugins()
+    plugins = Plugins(kinds)
     entries = sorted(entry_points(group=PROJECT), key=lambda entry: (not _origin(entry).builtin, entry.name))
     chosen, unknown = _choose(entries, environ.get("DRAWBAR_PLUGINS"))
     for entry in chosen:

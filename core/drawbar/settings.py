@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from drawbar.errors import PluginError, Problem, SettingsError, Severity
+from drawbar.images import Pull
 from drawbar.layers import (
     Layer,
     Name,
@@ -117,7 +118,12 @@ class Retry:
 class Images:
     """What site and user say about container images."""
 
+    pull: Pull = setting(Pull.MISSING, help="when images are fetched")
+    allow: tuple[str, ...] = setting(
+        (), help="patterns of full names, with `*`; when there are any, only such images are run"
+    )
     aliases: Mapping[str, str] = setting({}, project=True, help="the image to use instead of the one named")
+    rewrites: Mapping[str, str] = setting({}, help="what to put for the beginning of an image's full name")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,6 +201,8 @@ class Settings:
             if name in self.backends or not self.backends:
                 raise
             raise PluginError(f"{error}; configured here: {', '.join(sorted(self.backends))}") from error
+        if any(each.name == "pull" for each in cls.Options.declared()):
+            options = {"pull": self.images.pull, **options}
         return cls(cls.Options.parse(options, where=f"backends.{name}"))
 
     def explain(self, plugins: Plugins | None = None) -> list[SettingRow]:
@@ -319,8 +327,8 @@ def _unknown_variables(environ: Mapping[str, str]) -> Iterator[Problem]:
 
 def _overrides(overrides: Mapping[str, Any]) -> Iterator[Layer]:
     for key, value in overrides.items():
-        head, aliases, image = key.partition("images.aliases.")
-        name = ("images", "aliases", image) if aliases and not head else tuple(key.split("."))
+        images = re.fullmatch(r"images\.(aliases|rewrites)\.(.+)", key)
+        name = ("images", *images.groups()) if images else tuple(key.split("."))
         yield Layer("command line", nested(name, value), table=Settings, base=Path.cwd(), text=True)
 
 

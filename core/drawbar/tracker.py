@@ -125,9 +125,13 @@ class WorkspaceTracker:
         self._writer: dict[str, str] = {}
         """The accepted job that last changed or deleted a path, where nobody else did since."""
         self._order: dict[str, int] = {}
-        """When each accepted job was, counted in events."""
+        """When each accepted job was, counted in events; ascends along the jobs of a replay."""
         self._opened: tuple[str, int] | None = None
         self._expected: Snapshot = {}
+        self._author: dict[str, str] = {}
+        """The job of this replay that last changed or deleted a path, as `expected` has it."""
+        self._latest = 0
+        """When the last job of this replay was accepted."""
         self._disk: Snapshot | None = None
         self._unfinished: list[str] = []
         self._events = 0
@@ -165,6 +169,8 @@ class WorkspaceTracker:
                 }
             )
         self._expected = dict(self._sources)
+        self._author.clear()
+        self._latest = 0
         return () if first else tuple(sorted([*changed, *deleted]))
 
     def digest(self, path: str) -> str | None:
@@ -193,9 +199,10 @@ class WorkspaceTracker:
         changed = {record.path: from_record(record) for record in records}
         deleted = list(deleted)
         killed = self._opened is not None and self._opened[0] == identity
-        if killed or identity not in self._order:
+        # not known here, or a job before it was repeated and may have overwritten what this one left
+        if killed or self._order.get(identity, -1) < self._latest:
             self._accepted(identity, changed, deleted)
-        update(self._expected, changed, deleted)
+        self._expect(identity, changed, deleted)
         if killed and not self._wrong(self._current()):
             self._note({"opened": None})
 
@@ -230,7 +237,7 @@ class WorkspaceTracker:
         changed = {record.path: from_record(record) for record in records}
         deleted = list(deleted)
         self._accepted(identity, changed, deleted, opened=None)
-        update(self._expected, changed, deleted)
+        self._expect(identity, changed, deleted)
 
     def failed(self) -> None:
         """The job that just ended does not count; what it changed is undone by the next `settle`.
@@ -285,11 +292,13 @@ class WorkspaceTracker:
         if "present" in event:
             changed, deleted = from_json(event["present"])
             update(self._present, changed, deleted)
+            restored = event.get("authors", {})
             for path in (*changed, *deleted):
-                if identity is None:
+                writer = identity or restored.get(path)
+                if writer is None:
                     self._writer.pop(path, None)
                 else:
-                    self._writer[path] = identity
+                    self._writer[path] = writer
         if "opened" in event:
             opened = event["opened"]
             self._opened = None if opened is None else (opened[0], opened[1])
@@ -300,6 +309,11 @@ class WorkspaceTracker:
             if same(disk.get(path), entry):
                 self._keep(path, entry)
         self._note({"accepted": identity, "present": to_json(changed, deleted), **more})
+
+    def _expect(self, identity: str, changed: Snapshot, deleted: list[str]) -> None:
+        update(self._expected, changed, deleted)
+        self._author.update(dict.fromkeys((*changed, *deleted), identity))
+        self._latest = self._order[identity]
 
     # what is there
 
@@ -424,7 +438,9 @@ class WorkspaceTracker:
                 self._restore(path, entry, sources.get(path))
                 restored.append(path)
         if wrong or restored:
-            self._note({"present": to_json(*difference(self._present, expected))})
+            changed, deleted = difference(self._present, expected)
+            authors = {path: self._author[path] for path in (*changed, *deleted) if path in self._author}
+            self._note({"present": to_json(changed, deleted), "authors": authors})
         return Settled(swept=tuple(sorted(swept.paths)), swept_to=swept.place, restored=tuple(restored))
 
     def _restore(self, path: str, entry: Entry, source: Path | None) -> None:

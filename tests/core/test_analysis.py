@@ -308,6 +308,24 @@ def test_a_workflow_from_somewhere_else(place):
     assert "leaves the directory" in errors_of()[0]
 
 
+def test_a_workflow_below_its_toplevel(place):
+    for name in ("specs/flows/main.yml", "specs/steps.yml", "specs/.hidden", "other.yml"):
+        write(name)
+    write(
+        "reana.yaml",
+        """\
+        inputs:
+          options:
+            toplevel: ./specs/
+        workflow:
+          type: yadage
+          file: flows/main.yml
+        """,
+    )
+    assert read().workflow_files == ("specs/flows/main.yml", "specs/steps.yml")
+    assert read(options={"toplevel": "."}).workflow_files == ()
+
+
 def test_the_newer_fields(place):
     for name in ("flow/main.cwl", "flow/unlisted.cwl", "tools/one.cwl", "lib/a/b.cwl"):
         write(name)

@@ -12,7 +12,7 @@ from drawbar.engine import StepInfo, WorkflowInfo
 from drawbar.errors import PluginError, SpecError, Unsupported
 from drawbar.model import Resources, WorkspaceNeed
 from drawbar.options import Options, option
-from drawbar.placement import Placer, check_places, known_hints, places
+from drawbar.placement import Placer, check_places, floating_images, ignored_images, known_hints, places
 from drawbar.plugins import Plugins
 from drawbar.settings import Containers, load_settings
 
@@ -83,6 +83,27 @@ def placer(tmp_path):
         return Placer(settings, plugins, backend=backend, containers=containers)
 
     return make
+
+
+def test_images_resolve_by_what_a_backend_can_run_and_are_refused_before_the_first_job(placer):
+    toml = """[images]
+allow = ["registry.org/*"]
+rewrites = { "docker.io/" = "/unpacked/", "docker.io/mine" = "registry.org/mirror" }
+"""
+    one = placer(toml=toml, backend="farm")
+    assert one.place(step="a", image="mine/img:1").image == "registry.org/mirror/img:1"
+    with pytest.raises(SpecError) as caught:
+        check_places(one, WorkflowInfo(steps=(StepInfo(name="fit", image="img:1"), StepInfo(name="b"))))
+    (problem,) = caught.value.problems
+    assert (problem.step, "img:1" in problem.message) == ("fit", True)
+    assert "registry.org/*" in problem.hint
+    ignoring = placer(toml=toml, backend="farm", containers=Containers.NONE)
+    assert not ignoring.place(step="a", image="img:1").container
+
+
+def test_a_name_that_is_no_image_is_refused_when_it_is_to_be_run(placer):
+    with pytest.raises(Unsupported, match="no image"):
+        placer(backend="farm").place(step="a", image="../up")
 
 
 # which backend
@@ -262,8 +283,15 @@ def test_all_steps_are_judged_before_the_first_job(placer):
     found = [place for _, place in places(placer(), info)]
     assert [isinstance(place, SpecError) for place in found] == [True, False, True]
     fine = WorkflowInfo(steps=(info.steps[1], replace(info.steps[1], name="d"), StepInfo(name="e")))
-    assert check_places(placer(), fine) == ["img:1"]
-    assert check_places(placer(backend="farm"), fine) == []
+    assert ignored_images(check_places(placer(), fine)) == ["img:1"]
+    assert ignored_images(check_places(placer(backend="farm"), fine)) == []
+
+
+def test_images_without_a_version_are_named(placer):
+    names = ("a", "b:latest", "c:1", "/unpacked/d", None, "a")
+    info = WorkflowInfo(steps=tuple(StepInfo(name=str(i), image=each) for i, each in enumerate(names)))
+    assert floating_images(check_places(placer(backend="farm"), info)) == ["a", "b:latest"]
+    assert floating_images(check_places(placer(), info)) == []
 
 
 # what a job needs of its engine where it runs

@@ -18,7 +18,7 @@ from drawbar.hookspecs import hookimpl
 from drawbar.layers import declared, is_mapping, is_table, walk
 from drawbar.model import RetryPolicy
 from drawbar.options import Options, option
-from drawbar.plugins import Plugins
+from drawbar.plugins import Plugins, load_plugins
 from drawbar.settings import BackendSettings, Containers, Keep, Settings, load_settings, variables
 
 SCHEMA = Path(drawbar.__file__).parent / "schema" / "settings-v1.schema.json"
@@ -232,6 +232,27 @@ def test_names_of_backends_are_checked(site):
     assert len(site.problems()) == 2
 
 
+@pytest.mark.parametrize(
+    "line", ["allow = ['*']", "pull = 'always'", "rewrites = {'docker.io' = 'evil.org'}"]
+)
+def test_the_file_of_an_analysis_has_no_say_in_image_policy(site, line):
+    site.project.write_text(f"[images]\n{line}\n")
+    (problem,) = site.problems()
+    assert "may not be set by a file that comes with an analysis" in problem
+
+
+def test_a_list_may_come_from_the_environment(site):
+    site.environ["DRAWBAR_IMAGES_ALLOW"] = "docker.io/library/*, ghcr.io/*"
+    assert site.load().images.allow == ("docker.io/library/*", "ghcr.io/*")
+
+
+def test_a_backend_that_fetches_images_does_it_as_the_site_says(site):
+    site.system.write_text("[images]\npull = 'never'\n[backends.other]\nkind = 'docker'\npull = 'always'\n")
+    settings, plugins = site.load(), load_plugins()
+    pulls = [settings.create_backend(name, plugins).options.pull for name in ("docker", "other")]
+    assert pulls == ["never", "always"]
+
+
 def test_image_aliases_keep_their_dots_on_every_level(site):
     site.system.write_text("[images.aliases]\n'docker.io/a:1' = 'b'\n'c' = 'd'\n")
     site.project.write_text("[images.aliases]\n'c' = 'e'\n")
@@ -334,6 +355,8 @@ def expected_schema() -> dict[str, Any]:
     plain = {bool: "boolean", int: "integer", float: "number", str: "string", Path: "string"}
 
     def value(hint: Any, metadata: Any) -> dict[str, Any]:
+        if typing.get_origin(hint) is tuple:
+            return {"type": "array", "items": value(typing.get_args(hint)[0], metadata)}
         kind = next(each for each in (*typing.get_args(hint), hint) if each is not type(None))
         if issubclass(kind, StrEnum):
             return {"enum": [str(each) for each in kind]}
@@ -377,6 +400,8 @@ def test_the_published_schema_follows_the_declarations():
         ({"backend": "slurm", "limits": {"cpus": 2}}, True),
         ({"backends": {"a": {"kind": "slurm", "anything": [1]}}}, True),
         ({"images": {"aliases": {"a:1": "b"}}}, True),
+        ({"images": {"allow": ["a/*"], "rewrites": {"b": "c"}, "pull": "never"}}, True),
+        ({"images": {"allow": [1]}}, False),
         ({"limits": {"cpus": 0}}, False),
         ({"keep": "some"}, False),
         ({"kep": "all"}, False),

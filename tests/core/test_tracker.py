@@ -343,6 +343,29 @@ class TestEdits:
         assert again.settle("1").swept == ("partial",)
 
 
+def test_a_hit_after_a_repeated_job_still_counts_as_later(tmp_path):
+    """Without kept copies: job 2 replaced what job 1 made; job 1 is repeated, job 2 is not."""
+    world = World(tmp_path, budget_mib=0)
+    tracker = world.tracker()
+    tracker.begin()
+    world.do(tracker, "1", made=b"1")
+    tracker.settle("2")
+    (world.workspace / "made").unlink()
+    (world.workspace / "made").mkdir()
+    world.store["2"] = tracker.changes()
+    tracker.accept("2", *world.store["2"])
+    world.do(tracker, "3", last=b"3")
+    tracker.begin()
+    world.do(tracker, "1", made=b"1")
+    world.hit(tracker, "2")
+    world.do(tracker, "3", last=b"3")
+    tracker.settle(None)
+    tracker = world.tracker()
+    tracker.begin()
+    for identity in "123":
+        world.hit(tracker, identity)
+
+
 def test_a_source_that_nobody_can_restore_is_named(tmp_path):
     world = World(tmp_path, in_place=True, budget_mib=0)
     tracker = world.tracker()

@@ -39,6 +39,8 @@ def row(name: str, hint: Any, field: Any) -> str:
     kind = next(each for each in (*typing.get_args(hint), hint) if each is not type(None))
     plain = {bool: "true, false", int: "whole number", float: "number", str: "text", Path: "path"}
     type_ = ", ".join(f"`{each}`" for each in kind) if issubclass(kind, StrEnum) else plain[kind]
+    if typing.get_origin(hint) is tuple:
+        type_ = f"list of {type_}"
     least = field.metadata["minimum"]
     if least is not None:
         type_ += f" ≥ {least}"

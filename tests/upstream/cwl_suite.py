@@ -1,9 +1,11 @@
 """Runs an official CWL conformance suite, which this repository does not contain.
 
-    python tests/upstream/cwl_suite.py FOLDER [--runner drawbar|cwltool] [-j 2] [argument of cwltest]...
+    python tests/upstream/cwl_suite.py FOLDER [--runner drawbar|cwltool] [--backend local] [-j 2] \\
+        [argument of cwltest]...
 
 FOLDER is a checkout of common-workflow-language/cwl-v1.2, cwl-v1.1 or common-workflow-language (v1.0);
-`cwltest` must be installed. Every test runs in processes of its own, forked from ones that have loaded
+`cwltest` must be installed. With the backend `local`, cwltool runs without containers, else with `docker`.
+Every test runs in processes of its own, forked from ones that have loaded
 cwltool already (for drawbar: the driver from a server, its engine from a warm parent); that changes
 nothing but the time.
 """
@@ -36,6 +38,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--runner", choices=("drawbar", "cwltool"), default="drawbar")
+    parser.add_argument("--backend", default="local")
     parser.add_argument("-j", type=int, default=os.cpu_count() or 1)
     asked, rest = parser.parse_known_args()
     manifest = next((asked.folder / each for each in MANIFESTS if (asked.folder / each).exists()), None)
@@ -45,7 +48,7 @@ def main() -> int:
         directory = Path(name)
         address = directory / "socket"
         server = subprocess.Popen(
-            [sys.executable, __file__, "--serve", asked.runner, str(address), name],
+            [sys.executable, __file__, "--serve", asked.runner, asked.backend, str(address), name],
             start_new_session=True,
             stdout=subprocess.PIPE,
         )
@@ -77,10 +80,10 @@ def _tell(command: list[str], place: Path) -> int:
 # The server: one fork for every test.
 
 
-def serve(runner: str, address: str, directory: str) -> None:
+def serve(runner: str, backend: str, address: str, directory: str) -> None:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(address)
-    prepare, run = {"drawbar": _drawbar, "cwltool": _cwltool}[runner](directory)
+    prepare, run = {"drawbar": _drawbar, "cwltool": _cwltool}[runner](directory, backend)
     listener.listen(64)
     sys.stdout.write("ready\n")
     sys.stdout.flush()
@@ -129,7 +132,7 @@ def serve(runner: str, address: str, directory: str) -> None:
         ends[pid] = connection
 
 
-def _drawbar(directory: str):
+def _drawbar(directory: str, backend: str):
     from drawbar.enginehost import WarmParent
     from drawbar.plugins import load_plugins
     from drawbar.settings import load_settings
@@ -139,24 +142,27 @@ def _drawbar(directory: str):
     warm = WarmParent("cwl", settings)
     plugins = load_plugins()
     assert plugins.engine("cwl").Options
-    assert plugins.backend("local").Options
+    assert plugins.backend(backend).Options
 
     def run(arguments, engine):
+        arguments = ["--backend", backend, *arguments]
         sys.argv = ["drawbar-cwl-runner", *arguments]
         return runner.main(arguments, start_engine=lambda *_: engine)
 
     return lambda: warm.start("cwl", settings), run
 
 
-def _cwltool(_: str):
+def _cwltool(_: str, backend: str):
     from cwltool.main import main as cwltool
     from cwltool.process import get_schema
 
     for version in ("v1.0", "v1.1", "v1.2"):
         get_schema(version)
 
+    flags = ["--no-container"] if backend == "local" else []
+
     def run(arguments, _):
-        return cwltool(["--no-container", *arguments])
+        return cwltool([*flags, *arguments])
 
     return lambda: None, run
 

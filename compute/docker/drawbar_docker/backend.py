@@ -263,8 +263,7 @@ class DockerBackend(Backend):
         attempt = job.attempt
         body = containers.configuration(
             attempt,
-            image=image.id,
-            image_environment=image.environment,
+            image=image,
             facts=self._facts(),
             network=self.options.network,
             limit_cpus=self.options.limit_cpus,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from drawbar.mounts import mounts_of
 
 from drawbar_docker import records
 from drawbar_docker.engine import Facts
+from drawbar_docker.images import Image
 
 TAG = "drawbar.tag"
 RUN = "drawbar.run"
@@ -43,15 +44,14 @@ def stderr_of(attempt: Attempt) -> str:
 def configuration(
     attempt: Attempt,
     *,
-    image: str,
-    image_environment: Mapping[str, str],
+    image: Image,
     facts: Facts,
     network: str | None,
     limit_cpus: bool,
 ) -> dict[str, Any]:
-    """The body of the engine's `create` for an attempt; `image` is an id, `network` where its jobs are."""
+    """The body of the engine's `create` for an attempt; `network` is where its jobs are."""
     spec = attempt.spec
-    environment = {**({} if "HOME" in image_environment else {"HOME": "/tmp"}), **spec.environment}  # noqa: S108
+    environment = {**({} if "HOME" in image.environment else {"HOME": "/tmp"}), **spec.environment}  # noqa: S108
     host: dict[str, Any] = {
         "Mounts": list(_mounts(attempt)),
         "Init": True,  # else the job were process 1, which signals of its own do not end
@@ -72,9 +72,9 @@ def configuration(
     if facts.labelled:
         host["SecurityOpt"] = ["label=disable"]
     return {
-        "Image": image,
+        "Image": image.id,
         "Entrypoint": [SHELL, "-c", *_streams(attempt)],
-        "Cmd": list(spec.argv),
+        "Cmd": [*(image.entry_point if spec.entry_point else ()), *spec.argv],
         "Env": [f"{name}={value}" for name, value in environment.items()],
         "WorkingDir": spec.directory,
         "User": "0:0" if facts.rootless else f"{os.getuid()}:{os.getgid()}",

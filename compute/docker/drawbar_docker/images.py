@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 from drawbar.errors import BackendError
+from drawbar.images import Pull, full_name, is_file, split
 
 from drawbar_docker.engine import Engine, EngineError
 
@@ -21,18 +21,9 @@ _FETCHES = 3
 """How many images are fetched at once."""
 _TRIES = 3
 _REPORT_S = 1.0
-_REFERENCE = re.compile(r"[A-Za-z0-9][\w.:/-]*(@sha256:[0-9a-f]{64})?|sha256:[0-9a-f]{64}", re.ASCII)
 _FOR_GOOD = re.compile(
     "not found|unknown|denied|unauthori[sz]ed|forbidden|no matching manifest|invalid|no such", re.IGNORECASE
 )
-
-
-class Pull(StrEnum):
-    """When an image is fetched."""
-
-    MISSING = "missing"  # when it is not here
-    ALWAYS = "always"  # once per run, so that a tag means what it means today
-    NEVER = "never"
 
 
 class ImageError(Exception):
@@ -47,6 +38,7 @@ class Image:
     digest: str
     """What names its content everywhere: the registry's digest, or the id of one that is only here."""
     environment: Mapping[str, str]
+    entry_point: tuple[str, ...] = ()
 
 
 class Images:
@@ -84,11 +76,11 @@ class Images:
     def look(self, name: str) -> Image | None:
         """The image of a name if it is here; nothing is fetched."""
         reference = reference_of(name)
-        plain, at, digest = reference.partition("@")
+        _, at, digest = reference.partition("@")
         for candidate in (reference, digest) if at else (reference,):
             found = self._engine.image(candidate)
             if found is not None:
-                return _image(plain, found)
+                return _image(reference, found)
         return None
 
     def close(self) -> None:
@@ -97,10 +89,14 @@ class Images:
 
     def _get(self, name: str) -> Image:
         here = self.look(name)
-        if self._policy is Pull.NEVER or (here is not None and (self._policy is Pull.MISSING or "@" in name)):
+        if self._policy is Pull.NEVER or (
+            here is not None and (self._policy is Pull.MISSING or "sha256:" in name)
+        ):
             if here is None:
                 raise ImageError(f"the image {name} is not here, and the settings forbid to fetch it")
             return here
+        if name.startswith("sha256:"):
+            raise ImageError(f"the image {name} is not here, and it cannot be fetched by its id")
         for remaining in reversed(range(_TRIES)):
             try:
                 self._fetch(name)
@@ -121,12 +117,11 @@ class Images:
         return here
 
     def _fetch(self, name: str) -> None:
-        reference = reference_of(name)
-        repository, tag = _split(reference)
+        repository, tag, digest = split(reference_of(name))
         layers: dict[str, tuple[int, int]] = {}
         told = 0.0
         self._tell(name, f"fetching the image {name}")
-        for report in self._engine.pull(repository, tag):
+        for report in self._engine.pull(repository, digest or tag or repository):
             if "error" in report:
                 raise EngineError(500, str(report["error"]).strip())
             detail: Any = report.get("progressDetail") or {}
@@ -145,43 +140,35 @@ class Images:
 
 
 def reference_of(name: str) -> str:
-    """The reference that an engine understands. Raises `ImageError` when it understands none like it."""
-    reference = name.removeprefix("docker://")
-    if not _REFERENCE.fullmatch(reference) or "//" in reference:
-        raise ImageError(
-            f"{name!r} is no image that a container engine can run; name one for it in images.aliases "
-            "of drawbar.toml"
-        )
+    """The full name of an image. Raises `ImageError` when an engine has no images like it."""
+    try:
+        reference = full_name(name)
+        if is_file(reference) or "://" in reference:
+            raise ValueError(f"{name} is no image of a registry, and a container engine runs only those")
+    except ValueError as error:
+        raise ImageError(f"{error}; name another for it in images.aliases of drawbar.toml") from error
     return reference
 
 
-def is_floating(name: str) -> bool:
-    """Whether what a name stands for is expected to change: no tag, or `latest`."""
-    plain, at, _ = name.partition("@")
-    return not at and not plain.startswith("sha256:") and _split(plain)[1] == "latest"
+def _digest(reference: str, found: Mapping[str, Any]) -> str | None:
+    """What the registry of a reference calls the image, if it came from one."""
+    repository = split(reference)[0]
+    known = [each.rpartition("@") for each in found.get("RepoDigests") or ()]
+    own = [digest for name, _, digest in known if split(full_name(name))[0] == repository]
+    return min(own or [digest for _, _, digest in known], default=None)
 
 
-def _split(reference: str) -> tuple[str, str]:
-    """Repository and tag or digest; the tag is `latest` where none is said."""
-    plain, at, digest = reference.partition("@")
-    head, colon, tag = plain.rpartition(":")
-    if colon and "/" not in tag:
-        plain = head
-    else:
-        tag = "latest"
-    return plain, digest if at else tag
-
-
-def _image(repository: str, found: Mapping[str, Any]) -> Image:
+def _image(reference: str, found: Mapping[str, Any]) -> Image:
     config = found.get("Config") or {}
     variables = (each.partition("=") for each in config.get("Env") or ())
-    digests = [each.rpartition("@")[2] for each in found.get("RepoDigests") or ()]
     try:
         identifier = str(found["Id"])
     except KeyError as error:
-        raise BackendError(f"the engine does not say which image {repository} is") from error
+        raise BackendError(f"the engine does not say which image {reference} is") from error
+    identifier = identifier if ":" in identifier else f"sha256:{identifier}"
     return Image(
-        id=identifier if ":" in identifier else f"sha256:{identifier}",
-        digest=min(digests, default=identifier),
+        id=identifier,
+        digest=_digest(reference, found) or identifier,
         environment={name: value for name, _, value in variables},
+        entry_point=tuple(config.get("Entrypoint") or ()),
     )

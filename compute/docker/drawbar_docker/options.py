@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from drawbar.images import Pull
 from drawbar.options import Options, option
-
-from drawbar_docker.images import Pull
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

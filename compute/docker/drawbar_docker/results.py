@@ -70,6 +70,8 @@ def ended(
     state = container["State"]
     code = int(state["ExitCode"])
     started, finished = when(state.get("StartedAt")), when(state.get("FinishedAt"))
+    if started and finished:
+        started = min(started, finished)  # the engine notes a start only after it, when a job may be over
     reason, message = judge(attempt.spec, code), ""
     if stop is not None and (finished is None or stop.time <= finished):
         reason = stop.reason

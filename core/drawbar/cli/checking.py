@@ -160,6 +160,8 @@ def _row(step: StepPlan) -> tuple[Any, ...]:
     inputs = _shown(step.info.inputs)
     if isinstance(step.place, SpecError):
         return step.info.name, "none", f"no: {step.place.problems[0].message}", inputs, jobs
+    if step.place is None:
+        return step.info.name, "none", "makes no jobs", inputs, jobs
     image = step.place.image or step.info.image
     if image and not step.place.container:
         image = f"ignored: {image}"
@@ -173,7 +175,7 @@ def _shown(names: Sequence[str]) -> str:
 
 def _step(step: StepPlan) -> dict[str, Any]:
     placement = step.place if isinstance(step.place, Placement) else None
-    why_not = [] if placement else [str(problem) for problem in step.place.problems]  # type: ignore[union-attr]
+    why_not = [str(problem) for problem in step.place.problems] if isinstance(step.place, SpecError) else []
     return {
         "step": step.info.name,
         "backend": placement.backend if placement else None,

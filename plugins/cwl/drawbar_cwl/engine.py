@@ -34,13 +34,12 @@ class CwlEngine(Engine):
     @classmethod
     def preload(cls) -> None:
         """Import cwltool, and read the schemas of the language."""
-        from cwltool.process import get_schema
-
         import drawbar_cwl.execution
         import drawbar_cwl.overview  # noqa: F401
+        from drawbar_cwl import schemas
 
         for version in ("v1.0", "v1.1", "v1.2"):
-            get_schema(version)
+            schemas.get(version)
 
     def recognises(self, path: Path) -> bool:
         """Whether a file is a CWL document, or an input object that names its tool."""
@@ -61,7 +60,7 @@ class CwlEngine(Engine):
 
         loaded = self._load(source)
         return WorkflowInfo(
-            steps=overview.steps(loaded.process, no_container=_options(source).no_container),
+            steps=overview.steps(loaded.process, _options(source)),
             parameters=tuple(shortname(each["id"]) for each in loaded.process.tool["inputs"]),
             files=() if source.file is None else (str(source.file),),
             warnings=loaded.warnings,

@@ -30,6 +30,7 @@ from schema_salad.exceptions import ValidationException
 from drawbar_cwl import javascript, linear
 from drawbar_cwl.canonical import Places
 from drawbar_cwl.context import Context
+from drawbar_cwl.copies import Copies
 from drawbar_cwl.jobs import Job
 from drawbar_cwl.loading import Loaded, plain
 from drawbar_cwl.options import CwlOptions
@@ -59,8 +60,10 @@ class Execution:
     def __init__(self, loaded: Loaded, source: Source, options: CwlOptions, jobs: JobClient) -> None:
         self.jobs = jobs
         self.options = options
-        private = jobs.directory("-").parent
+        copies = jobs.directory("-")
+        private = copies.parent
         loaded.access.allow(private)
+        self.copies = Copies(copies, (private, jobs.workspace))
         self.places = Places(jobs.workspace, private)
         self._loaded = loaded
         self._source = source

@@ -110,6 +110,7 @@ class Job(JobBase):
             image_required=self.tool.image[1],
             environment=dict(self.environment),
             mounts=tuple(self._mounts()) if placement.container else (self._own(),),
+            entry_point=placement.container,
             stdin=stdin,
             stdout=self._stream(self.stdout),
             stderr=self._stream(self.stderr),
@@ -138,9 +139,9 @@ class Job(JobBase):
             if stream is not None and "/" in stream:
                 Path(self.outdir, stream).parent.mkdir(parents=True, exist_ok=True)
         if self.pathmapper.files():
-            stage_files(self.pathmapper, ignore_writable=True, symlink=True)
+            stage_files(self._visible(self.pathmapper), ignore_writable=True, symlink=True)
         if self.generatemapper is not None:
-            on_host = self._on_host(self.generatemapper)
+            on_host = self._visible(self._on_host(self.generatemapper))
             stage_files(on_host, ignore_writable=self.inplace_update, symlink=True)
             relink_initialworkdir(on_host, self.outdir, self.outdir, inplace_update=self.inplace_update)
 
@@ -251,16 +252,10 @@ class Job(JobBase):
             self._on_host(self.generatemapper)
         for target, source in self._extra.items():
             yield Mount(source=source, target=target)
-        seen = {str(self.directory)}
-        for mapper in (self.pathmapper, self.generatemapper):
-            for entry in mapper or ():
-                outside = not any(
-                    Path(entry.resolved).is_relative_to(root)
-                    for root in (self.directory.parent, self.context.execution.jobs.workspace)
-                )
-                if entry.resolved.startswith("/") and outside and entry.resolved not in seen:
-                    seen.add(entry.resolved)
-                    yield Mount(source=entry.resolved, target=entry.resolved, read_only=True)
+        if self.inplace_update:
+            for entry in self.generatemapper or ():
+                if entry.type in ("WritableFile", "WritableDirectory"):
+                    yield Mount(source=entry.resolved, target=entry.resolved)
 
     def _on_host(self, mapper: PathMapper) -> PathMapper:
         """The mapper with the targets where they are on the host."""
@@ -277,6 +272,19 @@ class Job(JobBase):
             translated.update(key, entry.resolved, target, entry.type, entry.staged)
         return translated
 
+    def _visible(self, mapper: PathMapper) -> PathMapper:
+        """The mapper with copies of what the job's container would not see."""
+        if not self.context.use_container:
+            return mapper
+        copies = self.context.execution.copies
+        changed = PathMapper([], "", "")
+        for key, entry in mapper.items():
+            literal = entry.type in ("CreateFile", "CreateWritableFile")
+            outside = entry.staged and not literal and copies.wanted(entry.resolved)
+            source = copies.of(entry.resolved) if outside else entry.resolved
+            changed.update(key, source, entry.target, entry.type, entry.staged)
+        return changed
+
     def _check_links(self, outputs: Any) -> None:
         """Refuse outputs that are links out of the job's directory to what is no input of it."""
         inputs: set[str] | None = None
@@ -292,7 +300,9 @@ class Job(JobBase):
                 continue
             if inputs is None:
                 mappers = [mapper for mapper in (self.pathmapper, self.generatemapper) if mapper is not None]
-                inputs = {os.path.realpath(entry.resolved) for mapper in mappers for entry in mapper}
+                inputs = {
+                    os.path.realpath(entry.resolved) for each in mappers for entry in self._visible(each)
+                }
             if path not in inputs and not any(str(each) in inputs for each in Path(path).parents):
                 raise WorkflowException(
                     f"the output {uri_file_path(location)} is a link to {path}, which is neither in the "

@@ -28,6 +28,7 @@ from schema_salad.ref_resolver import Loader, file_uri, uri_file_path
 from schema_salad.sourceline import cmap
 from schema_salad.validate import validate_ex
 
+from drawbar_cwl import schemas
 from drawbar_cwl.access import Access
 from drawbar_cwl.options import CwlOptions
 from drawbar_cwl.tools import Flow, make_process
@@ -55,6 +56,7 @@ def load(source: Source, options: CwlOptions) -> Loaded:
     what the standard allows and cwltool cannot do. Runs nothing and changes nothing.
     """
     _logger.removeHandler(defaultStreamHandler)
+    schemas.install()
     roots = {source.root, source.document.parent}
     access = Access(None if options.outside else roots)
     warnings = _Warnings()

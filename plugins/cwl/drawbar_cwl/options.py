@@ -22,6 +22,9 @@ class CwlOptions(Options):
     no_container: bool = option(
         False, help="ignore images that are hints, and refuse tools that require one, whatever the backend"
     )
+    without_image: str | None = option(
+        None, help="the backend for tools that name no image, where not one backend is asked for"
+    )
     extensions: bool = option(False, help="allow cwltool's own extensions of the language")
     development: bool = option(False, help="allow versions of the language that are not final")
     checksums: bool = option(True, help="give the SHA-1 of output files in the output object")

@@ -13,19 +13,20 @@ from drawbar.engine import StepInfo
 from drawbar.errors import Problem, Unsupported
 from drawbar.model import Resources
 
+from drawbar_cwl.options import CwlOptions
 from drawbar_cwl.tools import Tool, sources, tool_name
 
 
-def steps(process: Process, *, no_container: bool = False) -> tuple[StepInfo, ...]:
+def steps(process: Process, options: CwlOptions) -> tuple[StepInfo, ...]:
     """Every tool and expression that a process is made of, in the order of the document.
 
-    With `no_container`, images that are hints are left out, and `Unsupported` is raised for others.
+    With the option `no_container`, images that are hints are left out, and others raise `Unsupported`.
     """
     if isinstance(process, Workflow):
-        found = tuple(_inside(process, "", (), 1))
+        found = tuple(_inside(process, "", (), 1, options))
     else:
-        found = (_info(process, tool_name(process.tool), (), 1),)
-    if not no_container:
+        found = (_info(process, tool_name(process.tool), (), 1, options),)
+    if not options.no_container:
         return found
     problems = [
         Problem(
@@ -42,7 +43,7 @@ def steps(process: Process, *, no_container: bool = False) -> tuple[StepInfo, ..
 
 
 def _inside(
-    workflow: Workflow, prefix: str, before: tuple[str, ...], times: int | None
+    workflow: Workflow, prefix: str, before: tuple[str, ...], times: int | None, options: CwlOptions
 ) -> Iterator[StepInfo]:
     """The steps of a workflow that is itself the step `prefix`, all of it after the steps `before`."""
     described = {each["id"]: number for number, each in enumerate(workflow.tool["steps"])}
@@ -60,9 +61,9 @@ def _inside(
         inner = None if repeated or times is None else times
         name = prefix + shortname(step.id)
         if isinstance(step.embedded_tool, Workflow):
-            yield from _inside(step.embedded_tool, f"{name}/", after, inner)
+            yield from _inside(step.embedded_tool, f"{name}/", after, inner, options)
         else:
-            yield _info(step.embedded_tool, name, after, inner)
+            yield _info(step.embedded_tool, name, after, inner, options)
 
 
 def _leaves(process: Process, name: str) -> Iterator[str]:
@@ -73,7 +74,9 @@ def _leaves(process: Process, name: str) -> Iterator[str]:
         yield from _leaves(step.embedded_tool, f"{name}/{shortname(step.id)}")
 
 
-def _info(process: Process, name: str, after: tuple[str, ...], times: int | None) -> StepInfo:
+def _info(
+    process: Process, name: str, after: tuple[str, ...], times: int | None, options: CwlOptions
+) -> StepInfo:
     line = getattr(getattr(process.tool, "lc", None), "line", None)
     if not isinstance(process, Tool):
         return StepInfo(name=name, depends_on=after, jobs=0, line=None if line is None else line + 1)
@@ -85,7 +88,7 @@ def _info(process: Process, name: str, after: tuple[str, ...], times: int | None
         commands=(_command(process),),
         depends_on=after,
         resources=_resources(process),
-        hints=process.reana_hints,
+        hints=process.wishes(options),
         workspace=process.workspace,
         jobs=times,
         line=None if line is None else line + 1,

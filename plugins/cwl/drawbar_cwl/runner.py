@@ -30,13 +30,16 @@ from drawbar.enginehost import EngineProcess
 from drawbar.errors import DrawbarError, Unsupported
 from drawbar.home import Home
 from drawbar.hookspecs import Event
-from drawbar.model import RunState
+from drawbar.model import JobSpec, RunState
 from drawbar.plugins import Plugins, load_plugins
 from drawbar.settings import Settings, load_settings
 
 EngineStarter = Callable[[str, Settings], EngineProcess]
 
 UNSUPPORTED = 33
+_HERE = "local"
+"""Where tools that name no image run when the backend has nothing but containers, as with cwltool."""
+_PLAIN = JobSpec(identity="a", name="a", step="a", argv=("true",), directory="/", canonical=None)
 _IGNORED = ("--parallel", "--relax-path-checks", "--debug", "--timestamps", "--js-console", "--disable-color")
 
 
@@ -113,14 +116,17 @@ def _leftover(asked: argparse.Namespace, rest: list[str]) -> str | None:
 
 def _run(asked: argparse.Namespace, rest: list[str], home_path: Path, start_engine: EngineStarter) -> int:
     plugins = load_plugins()
-    settings = load_settings(start=Path.cwd(), environ={**os.environ, "DRAWBAR_HOME": str(home_path)})
+    environ = {**os.environ, "DRAWBAR_HOME": str(home_path)}
+    if asked.backend is not None:
+        environ["DRAWBAR_BACKEND"] = asked.backend
+    settings = load_settings(start=Path.cwd(), environ=environ)
     home = Home(settings.home)
     name = asked.name or _name(asked.tool)
     analysis = load_analysis(
         _document(asked, rest, home_path / "cwl-runner" / name, settings, plugins), engines=plugins.engines
     )
     wishes: dict[str, Any] = {
-        "backend": asked.backend,
+        "backend": None,
         "container": None,
         "until": None,
         "parameters": {},
@@ -161,6 +167,7 @@ def _document(
 ) -> Path:
     """An analysis that stands for the document, which is read where it is."""
     place.mkdir(parents=True, exist_ok=True)
+    backend = settings.create_backend(settings.backend, plugins)
     job, arguments = asked.job, rest
     if job is not None and rest:
         job, arguments = None, _in_order(asked.tool)
@@ -174,7 +181,8 @@ def _document(
         "arguments": arguments,
         "base": str(Path.cwd()) if job is None or asked.job == "-" else None,
         "outside": True,
-        "no_container": asked.no_container or not _containers(asked.backend, settings, plugins),
+        "no_container": asked.no_container or BackendFeature.CONTAINERS not in backend.features,
+        "without_image": _HERE if backend.refuses(_PLAIN) else None,
         "target": asked.target,
         "on_error": asked.on_error,
         "overrides": None if asked.overrides is None else _absolute(asked.overrides),
@@ -199,11 +207,6 @@ def _in_order(tool: str) -> list[str]:
 
 def _absolute(path: str) -> str:
     return path if "://" in path else str(Path(path).absolute())
-
-
-def _containers(backend: str | None, settings: Settings, plugins: Plugins) -> bool:
-    chosen = settings.create_backend(backend or settings.backend, plugins)
-    return BackendFeature.CONTAINERS in chosen.features
 
 
 def _name(tool: str) -> str:

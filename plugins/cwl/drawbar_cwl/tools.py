@@ -16,11 +16,13 @@ from cwltool.workflow import Workflow, WorkflowStep, default_make_tool
 from drawbar.engine import Placement
 from drawbar.identity import canonical_json
 from drawbar.model import Resources, WorkspaceNeed
+from drawbar.placement import BACKEND_HINT
 from ruamel.yaml.comments import CommentedMap
 
 from drawbar_cwl.canonical import of_tool, uses_resources
 from drawbar_cwl.context import Context
 from drawbar_cwl.jobs import Job
+from drawbar_cwl.options import CwlOptions
 
 _AUTOMATIC_NAME = re.compile(r"[0-9a-f]{40}")
 
@@ -58,10 +60,11 @@ class Tool(CommandLineTool):
         inplace, _ = self.get_requirement("InplaceUpdateRequirement")
         return WorkspaceNeed.SHARED if inplace else WorkspaceNeed.DECLARED
 
-    @property
-    def reana_hints(self) -> Mapping[str, Any]:
-        """What REANA's hints ask of a backend; the innermost wins."""
+    def wishes(self, options: CwlOptions) -> Mapping[str, Any]:
+        """What is asked of a backend: by REANA's hints, of which the innermost wins, and by the options."""
         found: dict[str, Any] = {}
+        if options.without_image and self.image[0] is None:
+            found[BACKEND_HINT] = options.without_image
         for hint in self.hints:
             if re.split(r"[#/:]", str(hint.get("class", "")))[-1] == "reana":
                 found.update({key: value for key, value in hint.items() if key != "class"})
@@ -93,7 +96,7 @@ class Tool(CommandLineTool):
             image=image,
             image_required=required,
             resources=resources,
-            hints=self.reana_hints,
+            hints=self.wishes(execution.options),
             workspace=self.workspace,
         )
 

@@ -15,6 +15,7 @@ from drawbar.options import did_you_mean
 from drawbar_yadage import programs
 from drawbar_yadage.jobs import needs_a_person
 from drawbar_yadage.overview import SIMPLE_PATH, bodies, first_name
+from drawbar_yadage.requirements import CREDENTIALS, hints_of, resources_of, unknown
 from drawbar_yadage.schemas import parameter_items
 from drawbar_yadage.specification import Specification, texts
 
@@ -333,6 +334,7 @@ class _Checker:
         elif kind == "fromparjq-pub":
             self._program(publisher["script"], f"{pointer}.publisher.script")
             opaque = True
+        self._resources(environment or {}, f"{pointer}.environment.resources")
         for number, each in enumerate((environment or {}).get("par_mounts", ())):
             where, opaque = f"{pointer}.environment.par_mounts.{number}", True
             for key in ("mountpath", "jqscript"):
@@ -342,6 +344,18 @@ class _Checker:
             if not str(each.get("mountpath", "/")).startswith("/"):
                 self.wrong(f"{where}.mountpath", "the place of a parameter mount is an absolute path")
         return None if opaque else used
+
+    def _resources(self, environment: Mapping[str, Any], pointer: str) -> None:
+        try:
+            resources_of(environment)
+        except ValueError as error:
+            self.wrong(pointer, str(error))
+        for number, word in unknown(environment):
+            self.warn(f"{pointer}.{number}", f"unknown resource {brief(word)}, left to the backend")
+        for key in CREDENTIALS.values():
+            if hints_of(environment).get(key) is True:
+                hint = "jobs have those of the session they run in"
+                self.warn(pointer, f"asks for {key}, and drawbar provides no credentials of its own", hint)
 
     def _placeholders(self, text: str, pointer: str, keys: Names, more: frozenset[str]) -> set[str]:
         try:

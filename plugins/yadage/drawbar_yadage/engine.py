@@ -23,9 +23,10 @@ from drawbar_yadage.specification import Specification, texts
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Plan:
-    """A checked workflow, complete and in yadage's form, with its initial data."""
+    """A checked workflow, complete, and the part of it that shall run, with its initial data."""
 
     specification: Specification
+    workflow: Mapping[str, Any]
     initdata: Mapping[str, Any]
     options: YadageOptions
     definition: Path
@@ -37,7 +38,9 @@ class YadageEngine(Engine):
 
     name = "yadage"
     api = 1
-    features = frozenset({EngineFeature.INSPECT_WITHOUT_EXECUTION, EngineFeature.LAZY_STEPS})
+    features = frozenset(
+        {EngineFeature.UNTIL, EngineFeature.INSPECT_WITHOUT_EXECUTION, EngineFeature.LAZY_STEPS}
+    )
     Options: ClassVar[type[Options]] = YadageOptions
 
     @classmethod
@@ -64,10 +67,14 @@ class YadageEngine(Engine):
     def inspect(self, source: Source) -> WorkflowInfo:
         """Every stage that may run a job. All mistakes that can be found without running are found here."""
         from drawbar_yadage.overview import steps_of
+        from drawbar_yadage.until import stage_names
 
         plan = _plan(source)
+        names = {*stage_names(plan.workflow["stages"])}
         return WorkflowInfo(
-            steps=tuple(steps_of(plan.specification)),
+            steps=tuple(
+                step for step in steps_of(plan.specification) if step.name.partition("#")[0] in names
+            ),
             parameters=tuple(plan.initdata),
             files=plan.specification.files,
             warnings=tuple(str(problem) for problem in plan.warnings),
@@ -87,7 +94,7 @@ class YadageEngine(Engine):
         stages = [stage["name"] for stage in value["stages"]]
         maker = JobMaker(jobs, plan.definition, closure, sources, stages)
         provider = initial.provider(jobs.workspace, plan.definition, plan.options)
-        driver = Driver(as_yadage(value), plan.initdata, provider, maker, jobs)
+        driver = Driver(as_yadage(plan.workflow), plan.initdata, provider, maker, jobs)
         try:
             driver.run()
         finally:
@@ -112,8 +119,14 @@ def _plan(source: Source) -> _Plan:
         problems = check(plan, initdata)
     if any(problem.severity is Severity.ERROR for problem in problems):
         raise SpecError(problems)
+    workflow = plan.value
+    if source.until is not None:
+        from drawbar_yadage.until import shortened
+
+        workflow = shortened(plan, source.until)
     return _Plan(
         specification=plan,
+        workflow=workflow,
         initdata=initdata,
         options=options,
         definition=definition,

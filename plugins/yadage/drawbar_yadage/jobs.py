@@ -1,7 +1,7 @@
 """Makes jobs of yadage's nodes: what is executed, in which environment, and what its result depends on."""
 
 # Paths of a specification are texts, and stay so.
-# ruff: noqa: PTH118, PTH206
+# ruff: noqa: PTH112, PTH118, PTH206
 from __future__ import annotations
 
 import os
@@ -18,11 +18,10 @@ from drawbar.model import Input, JobSpec, Mount
 
 from drawbar_yadage import programs
 from drawbar_yadage.publishing import PublishError
+from drawbar_yadage.requirements import hints_of, image_of, mounts_of, resources_of
 from drawbar_yadage.states import State, fill, inside
 from drawbar_yadage.values import Values
 
-_CAPABILITIES = {"CVMFS": "cvmfs", "GRIDProxy": "voms_proxy", "KRB5Auth": "kerberos"}
-"""Resources that packtivity names by a word, as hints."""
 _METADATA = "_yadage"
 
 
@@ -103,7 +102,7 @@ class JobMaker:
                 "REANA_WORKSPACE": self._workspace,
                 "REANA_WORKFLOW_UUID": self._jobs.run_id,
             },
-            mounts=tuple(self._mounts(state, action, private, placement)),
+            mounts=tuple(self._mounts(environment, state, action, private)) if placement.container else (),
             stdin=None if action.script is None else str(private / "script"),
             inputs=tuple(self._inputs(state, action)),
             outputs=(state.workdir,),
@@ -145,6 +144,7 @@ class JobMaker:
                 step=stage,
                 image=image_of(environment),
                 image_required=image_of(environment) is not None,
+                resources=resources_of(environment),
                 hints=hints_of(environment),
             )
         return known
@@ -179,11 +179,17 @@ class JobMaker:
             if path in self._written:
                 yield Input(path=path, name=os.path.relpath(path, self._workspace))
 
-    def _mounts(self, state: State, action: Action, private: Path, placement: Placement) -> Iterator[Mount]:
-        if not placement.container:
-            return
+    def _mounts(
+        self, environment: Mapping[str, Any], state: State, action: Action, private: Path
+    ) -> Iterator[Mount]:
+        """What the container of a job sees besides the workspace, or other than the workspace has it."""
+        yield from mounts_of(environment)
+        if action.script is not None:
+            yield Mount(source=str(private), target=str(private), read_only=True)
         for path in state.readonly:
-            if path != self._workspace and not inside(str(state.workdir), path):
+            if path == self._workspace or inside(str(state.workdir), path):
+                continue
+            if os.path.isdir(path):  # an initial directory need not exist, nor that of a step without a job
                 yield Mount(source=path, target=path, read_only=True)
         for number, (target, _) in enumerate(action.files):
             yield Mount(source=str(private / f"parameters{number}"), target=target, read_only=True)
@@ -211,27 +217,6 @@ def needs_a_person(spec: Mapping[str, Any]) -> bool:
     """Whether somebody has to do something by hand."""
     kinds = ((spec[part] or {}).get(f"{part}_type", "") for part in ("process", "environment", "publisher"))
     return any(kind.startswith("manual") for kind in kinds)
-
-
-def image_of(environment: Mapping[str, Any]) -> str | None:
-    """The image of an environment, with its tag."""
-    image = environment.get("image")
-    if image is None or "@" in image:
-        return image
-    image = str(image)
-    tagged = ":" in image.rpartition("/")[2]
-    return image if tagged and environment["imagetag"] == "latest" else f"{image}:{environment['imagetag']}"
-
-
-def hints_of(environment: Mapping[str, Any]) -> dict[str, Any]:
-    """What an environment asks of its place: REANA's keys, and packtivity's words as such keys."""
-    hints: dict[str, Any] = {}
-    for item in environment.get("resources", ()):
-        if isinstance(item, Mapping):
-            hints.update(item)
-        else:
-            hints[_CAPABILITIES.get(str(item), str(item))] = True
-    return hints
 
 
 def make_action(spec: Mapping[str, Any], values: Values, state: State, workspace: str) -> Action:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from drawbar.engine import StepInfo
 
-from drawbar_yadage.jobs import hints_of, image_of, runs_a_command
+from drawbar_yadage.jobs import runs_a_command
+from drawbar_yadage.requirements import hints_of, image_of, resources_of
 from drawbar_yadage.schemas import parameter_items
 from drawbar_yadage.specification import Specification, texts
 
@@ -38,22 +39,23 @@ def bodies(scheduler: Mapping[str, Any], pointer: str) -> Iterator[tuple[str, Ma
 def _scope(
     specification: Specification, stages: Any, pointer: str, prefix: str, around: tuple[str, ...]
 ) -> Iterator[StepInfo]:
-    leaves: dict[str, tuple[str, ...]] = {}
-    made: list[tuple[Mapping[str, Any], list[StepInfo]]] = []
-    for number, stage in enumerate(stages):
-        infos = [*_stage(specification, stage, f"{pointer}.{number}", prefix, around)]
-        leaves[stage["name"]] = tuple(info.name for info in infos)
-        made.append((stage, infos))
-    for stage, infos in made:
-        needs = [
-            name
-            for other in needed(stage["dependencies"], stage["scheduler"])
-            for name in leaves.get(other, ())
-        ]
-        own = {info.name for info in infos}
+    made = {
+        stage["name"]: (stage, [*_stage(specification, stage, f"{pointer}.{number}", prefix, around)])
+        for number, stage in enumerate(stages)
+    }
+
+    def before(name: str, seen: set[str]) -> Iterator[str]:
+        """The steps of what a stage mentions; where that has none, of what that mentions in turn."""
+        for other in needed(made[name][0]["dependencies"], made[name][0]["scheduler"]):
+            if other in made and other not in seen:
+                seen.add(other)
+                infos = made[other][1]
+                yield from (info.name for info in infos) if infos else before(other, seen)
+
+    for name, (_, infos) in made.items():
+        needs = [*before(name, {name})] if infos else []
         for info in infos:
-            names = dict.fromkeys((*info.depends_on, *(name for name in needs if name not in own)))
-            yield replace(info, depends_on=tuple(names))
+            yield replace(info, depends_on=tuple(dict.fromkeys((*info.depends_on, *needs))))
 
 
 def _stage(
@@ -78,20 +80,43 @@ def _stage(
                 image=image_of(environment),
                 image_required=image_of(environment) is not None,
                 commands=(process.get("cmd") or process.get("script"),),
+                resources=resources_of(environment),
                 hints=hints_of(environment),
                 jobs=1 if single and not prefix else None,
                 line=specification.place(pointer)[1],
             )
 
 
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Something of its scope that a stage waits for or selects: a path of stages, or a registered value."""
+
+    text: str
+    registered: bool = False
+
+
+def selections(condition: Any, scheduler: Mapping[str, Any]) -> Iterator[Selection]:
+    """What a stage's condition, its parameters and the values that it registers mention."""
+    for each in (condition or {}).get("expressions", ()):
+        yield from [Selection(each)] if isinstance(each, str) else _selected(each)
+    for _, value, _ in parameter_items(scheduler.get("parameters")):
+        yield from _selected(value)
+    for value in (scheduler.get("register_values") or {}).values():
+        yield from _selected(value)
+
+
+def _selected(expression: Any) -> Iterator[Selection]:
+    if not isinstance(expression, Mapping) or "expression_type" not in expression:
+        return
+    paths = [expression.get(key) for key in ("step", "steps", "stages", "scope")]
+    yield from (Selection(path) for path in paths if isinstance(path, str))
+    if isinstance(expression.get("key"), str) and "scope" not in expression:
+        yield Selection(expression["key"], registered=True)
+
+
 def needed(condition: Any, scheduler: Mapping[str, Any]) -> Iterator[str]:
     """The names of the stages that a stage's condition and parameters mention."""
-    expressions = (condition or {}).get("expressions", ())
-    yield from (first_name(each) for each in expressions if isinstance(each, str))
-    for _, value, _ in parameter_items(scheduler.get("parameters")):
-        if isinstance(value, Mapping):
-            selectors = (value.get(key) for key in ("step", "steps", "stages"))
-            yield from (first_name(each) for each in selectors if isinstance(each, str))
+    yield from (first_name(each.text) for each in selections(condition, scheduler) if not each.registered)
 
 
 def job_texts(value: Any) -> Iterator[str]:

@@ -151,8 +151,7 @@ def test_a_container_that_was_made_and_not_started_never_is(directory, open_driv
     backend = driver.backend
     body = containers.configuration(
         job,
-        image=backend._images.look("busybox:latest").id,
-        image_environment={},
+        image=backend._images.look("busybox:latest"),
         facts=engine.facts(),
         network=None,
         limit_cpus=False,

@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 from drawbar.backend import JobStatus
 from drawbar.errors import BackendError
+from drawbar.images import Pull, full_name
 from drawbar.model import JobResult, JobState, Mount, Reason, Resources
 from drawbar.mounts import refusal, shadowed
 from drawbar_docker import containers, images, records, results
 from drawbar_docker.backend import DockerBackend
 from drawbar_docker.engine import Engine, Facts
-from drawbar_docker.images import ImageError, Images, Pull
+from drawbar_docker.images import Image, ImageError, Images
 from drawbar_docker.records import Stop
 from drawbar_docker.timers import Timers
 
@@ -24,9 +25,10 @@ FACTS = Facts(name="host", cpus=4, memory_mib=1000)
 ID = "sha256:" + 64 * "a"
 
 
-def configured(attempt, facts=FACTS, **options):
+def configured(attempt, facts=FACTS, entry_point=(), **options):
     options = {"network": None, "limit_cpus": False, **options}
-    return containers.configuration(attempt, image=ID, image_environment={}, facts=facts, **options)
+    image = Image(id=ID, digest=ID, environment={}, entry_point=entry_point)
+    return containers.configuration(attempt, image=image, facts=facts, **options)
 
 
 def test_the_plugin_imports_the_docker_library_only_when_it_is_used():
@@ -135,7 +137,7 @@ def test_what_cannot_run_is_refused_before_anything_runs(make_attempt, monkeypat
     assert backend.refuses(spec) is None
     for changes, word in (
         ({"image": None}, "no image"),
-        ({"image": "/cvmfs/unpacked/x"}, "no image that a container engine can run"),
+        ({"image": "/cvmfs/unpacked/x"}, "no image of a registry"),
         ({"resources": Resources(cpus=5)}, "4"),
         ({"resources": Resources(memory_mib=2000)}, "1000"),
         ({"resources": Resources(gpus=1)}, "GPU"),
@@ -215,7 +217,7 @@ class Registry:
     """Stands in for an engine as far as images go."""
 
     def __init__(self, *present, reports=(), failures=()):
-        self.present = set(present)
+        self.present = set(map(full_name, present))
         self.reports, self.failures = reports, list(failures)
         self.pulls = []
         self.gate = threading.Event()
@@ -256,7 +258,7 @@ def test_an_image_is_fetched_once_for_all_who_wait(images_of):
     futures = [found.ensure("a/b:1", heard.append) for _ in range(5)]
     registry.gate.set()
     assert {future.result(30).id for future in futures} == {ID}
-    assert registry.pulls == [("a/b", "1")]
+    assert registry.pulls == [("docker.io/a/b", "1")]
     assert heard[0] == "fetching the image a/b:1"
 
 
@@ -264,7 +266,7 @@ def test_an_image_that_is_here_is_not_fetched_unless_always(images_of):
     assert images_of(Registry("a:1")).ensure("a:1").result(30).environment == {"A": "b=c"}
     registry = Registry("a:1")
     images_of(registry, Pull.ALWAYS).ensure("a:1").result(30)
-    assert registry.pulls == [("a", "1")]
+    assert registry.pulls == [("docker.io/library/a", "1")]
 
 
 def test_an_image_that_may_not_be_fetched(images_of):
@@ -293,11 +295,11 @@ def test_a_network_that_fails_is_tried_again(images_of, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "parts"),
     [
-        ("busybox", ("busybox", "latest")),
+        ("busybox", ("docker.io/library/busybox", "latest")),
         ("host:5000/a/b", ("host:5000/a/b", "latest")),
         ("host:5000/a/b:2", ("host:5000/a/b", "2")),
-        (f"a/b:2@{ID}", ("a/b", ID)),
-        ("docker://a/b:3", ("a/b", "3")),
+        (f"a/b:2@{ID}", ("docker.io/a/b", ID)),
+        ("docker://a/b:3", ("docker.io/a/b", "3")),
     ],
 )
 def test_names_of_images(images_of, name, parts):

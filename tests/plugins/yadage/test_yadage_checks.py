@@ -152,6 +152,13 @@ def test_a_right_workflow_has_its_steps_told(flow):
         ("image: generator", "imag: generator", "has no 'image'", None, 12),
         ("image: generator", "imag: generator", "unknown key 'imag'", "did you mean 'image'?", 12),
         (
+            "image: generator}",
+            "image: generator, resources: [{kubernetes_memory_limit: lots}]}",
+            "kubernetes_memory_limit: 'lots' is no quantity",
+            None,
+            12,
+        ),
+        (
             "process_type: interpolated-script-cmd, ",
             "",
             "has no 'process_type'",
@@ -231,6 +238,13 @@ def test_a_parameter_that_no_stage_uses_is_a_warning(flow):
 def test_a_parameter_that_a_step_does_not_use_is_a_warning(flow):
     text = WORKFLOW.replace("{cut} >", ">")
     assert any("parameter 'cut' is not used by the step" in each for each in inspect(flow, text).warnings)
+
+
+def test_credentials_and_unknown_resources_are_warnings(flow):
+    text = WORKFLOW.replace("image: generator}", "image: generator, resources: [GRIDProxy, GPUs]}")
+    first, second = inspect(flow, text).warnings
+    assert "workflow.yml:12: step generate: unknown resource 'GPUs', left to the backend" in first
+    assert "asks for voms_proxy, and drawbar provides no credentials of its own" in second
 
 
 def test_selecting_without_depending_is_a_warning(flow):

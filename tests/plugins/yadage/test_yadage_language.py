@@ -4,6 +4,7 @@ import zipfile
 
 import pytest
 from drawbar.errors import SpecError, Unsupported
+from drawbar.model import Resources
 
 LOCAL = {"environment_type": "localproc-env"}
 NUMBERS = {"step": "init", "output": "numbers"}
@@ -177,7 +178,8 @@ def test_an_environment_sets_variables_sources_a_script_and_has_hints(flow, stag
     flow.run([stage("a", 'echo "$GREETING $NAME" > {out}', environment=environment)])
     assert flow.text("a/out") == "hello you\n"
     spec = flow.spec("a/0")
-    assert spec.hints == {"memory": {"cvmfs": True, "voms_proxy": True, "kubernetes_memory_limit": "1Gi"}}
+    assert spec.hints == {"memory": {"voms_proxy": True, "kubernetes_memory_limit": "1Gi"}}
+    assert spec.resources.memory_limit_mib == 1024
     assert spec.directory == str(flow.workspace)
     assert spec.image is None
 
@@ -210,6 +212,28 @@ def test_in_a_container_what_a_step_only_reads_is_read_only(flow, stage):
     assert (second.target, second.read_only) == ("/pars/x", True)
     with open(second.source) as file:  # noqa: PTH123
         assert file.read() == f'"{flow.workspace}/a/out"'
+
+
+def test_reanas_keys_are_resources_on_every_backend(flow, stage):
+    keys = {"cpu_request": "1500m", "memory_request": "1G", "memory_limit": "0.5Gi", "job_timeout": 60}
+    items = [{f"kubernetes_{key}": value} for key, value in keys.items()]
+    image = {"environment_type": "docker-encapsulated", "image": "busybox", "resources": items}
+    flow.run([stage("a", environment=image)])
+    assert flow.spec("a/0").resources == Resources(
+        cpus=1.5, memory_mib=954, memory_limit_mib=512, walltime_s=60
+    )
+
+
+def test_in_a_container_a_script_and_what_it_asks_for_can_be_seen(flow, stage):
+    flow.container = True
+    image = {"environment_type": "docker-encapsulated", "image": "busybox", "resources": ["CVMFS"]}
+    process = {"process_type": "interpolated-script-cmd", "script": "touch {out}", "interpreter": "sh"}
+    flow.run([stage("a", process=process, environment=image)])
+    spec = flow.spec("a/0")
+    private = str(flow.jobs.directory("a/0"))
+    seen = [(mount.source, mount.target, mount.read_only) for mount in spec.mounts]
+    assert seen == [("/cvmfs", "/cvmfs", True), (private, private, True)]
+    assert spec.stdin == f"{private}/script"
 
 
 def test_parameter_mounts_take_a_container(flow, stage):
