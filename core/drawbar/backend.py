@@ -13,11 +13,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from drawbar.errors import Problem
 from drawbar.model import JobResult, JobSpec, JobState, Reason, Resources
 from drawbar.options import Options as BaseOptions
+
+if TYPE_CHECKING:
+    from drawbar.runtime import Runtime
 
 API = 1
 """The version of the plugin API that this drawbar speaks."""
@@ -28,6 +31,7 @@ class BackendFeature(StrEnum):
 
     CONTAINERS = "containers"  # runs a job in its image
     IMAGE_FILES = "image-files"  # an image may also be a `.sif` file or an unpacked directory, by its path
+    RUNTIME = "runtime"  # runs a job in its image by means of a program such as Apptainer, when told to
     MEMORY_LIMIT = "memory-limit"  # ends a job above its memory limit, and proves it
     WALLTIME = "walltime"  # ends a job above its wall time
     GPUS = "gpus"
@@ -130,6 +134,10 @@ class Backend(ABC):
     """How long one call of a method may take before drawbar stops waiting for it."""
     grace_s: ClassVar[float] = 30.0
     """How long after a submit in doubt a job that `find` does not see may still turn up."""
+
+    runtime: Runtime | None = None
+    """The program that jobs run in their images with; set, before anything is asked, for a backend that
+    declares `RUNTIME` where settings or user choose one. Without it such a backend runs them without."""
 
     def __init__(self, options: BaseOptions) -> None:
         self.options = options

@@ -97,7 +97,7 @@ class BatchBackend(Backend):
     """See the module. Subclasses set `index_variable` and `own_group` besides what every backend sets."""
 
     features: ClassVar[frozenset[BackendFeature]] = frozenset(
-        {BackendFeature.WALLTIME, BackendFeature.SURVIVES_DRIVER}
+        {BackendFeature.WALLTIME, BackendFeature.SURVIVES_DRIVER, BackendFeature.RUNTIME}
     )
     Options: ClassVar[type[BaseOptions]] = BatchOptions
     deadline_s: ClassVar[float] = 300.0
@@ -179,7 +179,7 @@ class BatchBackend(Backend):
         """What the scheduler cannot be told, and containers and mounts that need one."""
         if "=" in spec.argv[0]:
             return f"the command {spec.argv[0]!r} has a '=' in its name"
-        for mount in spec.mounts:
+        for mount in spec.mounts if self.runtime is None or spec.image is None else ():
             if mount.source != mount.target:
                 return f"needs {mount.source} at {mount.target}, which takes a container"
         try:
@@ -203,6 +203,7 @@ class BatchBackend(Backend):
                 answers[attempt.tag] = Accepted(native_id=status.native_id)
                 continue
             try:
+                self._surroundings.command(attempt)
                 groups.setdefault(self.directives(attempt.spec), []).append(attempt)
             except ValueError as error:
                 answers[attempt.tag] = Refused(message=str(error))
@@ -294,14 +295,8 @@ class BatchBackend(Backend):
             batchscript.write_submission(attempt.record, place)
         notices = f"{batch.directory}/notices"
         Path(notices).mkdir(parents=True)
-        surroundings = Surroundings(
-            prolog=self.options.prolog,
-            modules=self.options.modules,
-            grace_s=self.options.grace_s,
-            own_group=self.own_group,
-        )
         for attempt, place in zip(fresh, places, strict=True):
-            text = batchscript.script(attempt, f"{notices}/{place.index}", surroundings)
+            text = batchscript.script(attempt, f"{notices}/{place.index}", self._surroundings)
             batchscript.write_text(f"{attempt.record}/job", text)
         records = [attempt.record for attempt in fresh]
         launcher = batchscript.launcher(records, self.index_variable)
@@ -310,6 +305,16 @@ class BatchBackend(Backend):
         for attempt, place in zip(fresh, places, strict=True):
             self._jobs.add(attempt, place)
         return batch, before
+
+    @property
+    def _surroundings(self) -> Surroundings:
+        return Surroundings(
+            prolog=self.options.prolog,
+            modules=self.options.modules,
+            grace_s=self.options.grace_s,
+            own_group=self.own_group,
+            runtime=self.runtime,
+        )
 
     def _known(self, attempts: Sequence[Attempt]) -> dict[str, Submission]:
         """Answers for attempts that were written down by another object, before this one."""

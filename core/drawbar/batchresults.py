@@ -8,6 +8,7 @@ from drawbar import batchscript
 from drawbar.backend import Attempt, JobStatus
 from drawbar.batchscript import End
 from drawbar.model import JobResult, JobState, Reason, judge
+from drawbar.runtime import why_unmade
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +40,8 @@ def by_record(attempt: Attempt, end: End) -> tuple[Reason | None, str]:
     if end.why == batchscript.WALLTIME:
         limit = attempt.spec.resources.walltime_s
         return Reason.TIMEOUT, f"it ran longer than its wall time of {limit or 0:g} s"
+    if end.container == "unmade" and not end.why:
+        return Reason.IMAGE, why_unmade(attempt, end.message)
     reason = judge(attempt.spec, end.exit_code)
     if reason is not None and end.oom_kills:
         return Reason.OUT_OF_MEMORY, f"the kernel killed {end.oom_kills} of its processes for memory"
@@ -63,8 +66,8 @@ def ended(
     """The final status of an attempt. What neither record nor scheduler knows is None."""
     spec = attempt.spec
     exit_code = end.exit_code if end else seen.exit_code if seen else None
-    if end is not None and end.why == batchscript.WALLTIME:
-        exit_code = None  # of a command that was made to end, it says nothing
+    if end is not None and (end.why == batchscript.WALLTIME or reason is Reason.IMAGE):
+        exit_code = None  # of a command that was made to end, or was never begun, it says nothing
     native_id = native_id or (seen.native_id if seen else "")
     started = end.started if end else None
     host = (end.host if end else None) or (seen.host if seen else None)

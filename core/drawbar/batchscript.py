@@ -27,7 +27,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from drawbar import mounts
 from drawbar.backend import Attempt
+from drawbar.runtime import Runtime, mark_of
 
 WALLTIME, SIGNAL, FAILED = "walltime", "signal", "failed"
 """Values of `why`: above its wall time, asked to stop, never started because of its surroundings."""
@@ -38,14 +40,20 @@ _MOST_BYTES = 64 * 1024
 
 _HEAD = r"""
 finish() { # finish CODE MESSAGE
-  local ended
+  local ended container=
   ended=$(date +%s.%N)
+  if [[ -n $scratch ]]; then
+    container=made
+    [[ -e $mark ]] || container=unmade
+  fi
   {
-    printf '%s=%s\n' exit "$1" why "$why" message "$2" started "$started" finished "$ended" host "$host"
+    printf '%s=%s\n' exit "$1" why "$why" message "$2" started "$started" finished "$ended" host "$host" \
+      container "$container"
     usage
     times
   } >"$record/.end" && mv -f -- "$record/.end" "$record/end"
   : >"$notice"
+  [[ -z $scratch ]] || rm -rf -- "$scratch"
   exit "$1"
 }
 usage() { # what the kernel counted for this job, where it has a control group of its own
@@ -67,7 +75,7 @@ stop() { # ask the command to end, and make it after the grace
 }
 
 export PATH HOME=${HOME:-~} # some schedulers give a job no environment at all
-why= child= watch= killer=
+why= child= watch= killer= scratch=
 host=${SLURMD_NODENAME:-$HOSTNAME}
 if ! mkdir -- "$record/claim" 2>/dev/null; then
   [[ -d $record/claim ]] && : >"$record/again" && exit 0
@@ -90,6 +98,16 @@ unable=$( { cd -- "$directory" && : <"$in" && : >"$out" && : >"$err"; } 2>&1) ||
   finish 126 "cannot start on $host: ${unable//$'\n'/ }"
 }
 cd -- "$directory"
+if [[ -n $scratch_variable ]]; then # a job in an image: room for its own /tmp, and which GPUs it has
+  scratch=$(mktemp -d) || {
+    why=failed
+    finish 126 "no temporary directory can be made on $host"
+  }
+  export "$scratch_variable=$scratch"
+  for name in CUDA_VISIBLE_DEVICES NVIDIA_VISIBLE_DEVICES GPU_DEVICE_ORDINAL; do
+    [[ -z ${!name-} ]] || export "$inside_prefix$name=${!name}"
+  done
+fi
 set -m # each command below is a process group of its own
 run_job <"$in" >"$out" 2>REDIRECT &
 child=$!
@@ -117,12 +135,22 @@ class Surroundings:
     """What a site says about where jobs run; its lines are trusted, and are shell.
 
     `own_group` is a shell pattern of the control groups that the batch system makes for one job.
+    `runtime` is what jobs with an image are run with; without it, they are run without.
     """
 
     prolog: Sequence[str] = ()
     modules: Sequence[str] = ()
     grace_s: float = 10.0
     own_group: str = ""
+    runtime: Runtime | None = None
+
+    def command(self, attempt: Attempt) -> Attempt:
+        """The attempt as a plain command. ValueError for what cannot be one."""
+        if self.runtime is None or attempt.spec.image is None:
+            return attempt
+        if problem := mounts.refusal(attempt, self.runtime.shared):
+            raise ValueError(problem)
+        return self.runtime.wrap(attempt)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,11 +183,17 @@ class End:
     cpu_s: float | None = None
     peak_memory_mib: float | None = None
     oom_kills: int = 0
+    container: str = ""
+    """`made` or `unmade` for a job that was to run in an image."""
 
 
 def script(attempt: Attempt, notice: str, surroundings: Surroundings) -> str:
-    """The text of the script for an attempt; it makes the file `notice` when the job has ended."""
-    spec, quote = attempt.spec, shlex.quote
+    """The text of the script for an attempt; it makes the file `notice` when the job has ended.
+
+    ValueError as `Surroundings.command` has it.
+    """
+    plain, runtime, quote = surroundings.command(attempt), surroundings.runtime, shlex.quote
+    spec, inside = plain.spec, plain is not attempt and runtime is not None
     walltime = "" if spec.resources.walltime_s is None else f"{spec.resources.walltime_s:.3f}"
     values = {
         "record": attempt.record,
@@ -171,6 +205,9 @@ def script(attempt: Attempt, notice: str, surroundings: Surroundings) -> str:
         "walltime": walltime,
         "grace": f"{surroundings.grace_s:.3f}",
         "own_group": surroundings.own_group or "-",
+        "mark": mark_of(attempt.record),
+        "scratch_variable": runtime.scratch_variable if runtime and inside else "",
+        "inside_prefix": runtime.inside_prefix if runtime and inside else "",
     }
     variables = [quote(f"{name}={value}") for name, value in spec.environment.items()]
     command = " ".join(["exec env --", *variables, *map(quote, spec.argv)])
@@ -284,6 +321,7 @@ def read_end(record: str) -> End | None:
         cpu_s=_cpu_s(text),
         peak_memory_mib=None if peak is None else peak / 2**20,
         oom_kills=int(_number(values.get("oom_kills")) or 0),
+        container=values.get("container", ""),
     )
 
 

@@ -85,8 +85,15 @@ class Placer:
     def get(self, name: str) -> Backend:
         """The backend of a name that settings or plugins know, made once."""
         if name not in self.backends:
-            self.backends[name] = self.settings.create_backend(name, self.plugins)
+            backend = self.backends[name] = self.settings.create_backend(name, self.plugins)
+            if self.choice is Containers.APPTAINER and BackendFeature.RUNTIME in backend.features:
+                backend.runtime = self.settings.runtime
         return self.backends[name]
+
+    @property
+    def choice(self) -> Containers:
+        """How images are used."""
+        return self.containers or self.settings.containers
 
     def _choose(self, step: str, image: str | None, resources: Resources, hints: Mapping[str, Any]) -> str:
         if self.backend is not None:
@@ -110,8 +117,9 @@ class Placer:
     def _resolve(self, backend: Backend, step: str, image: str) -> str:
         """The image to run for one that is named, if it may be."""
         policy = self.settings.images
+        files = backend.runtime is not None or BackendFeature.IMAGE_FILES in backend.features
         try:
-            resolved = resolve(image, policy, files=BackendFeature.IMAGE_FILES in backend.features)
+            resolved = resolve(image, policy, files=files)
         except ValueError as error:
             hint = "correct it, or name another for it in images.aliases of drawbar.toml"
             raise Unsupported(Problem(message=str(error), step=step, hint=hint)) from error
@@ -125,10 +133,9 @@ class Placer:
     ) -> bool:
         if image is None:
             return False
-        choice = self.containers or self.settings.containers
-        if choice is Containers.NONE:
+        if self.choice is Containers.NONE:
             return False
-        if BackendFeature.CONTAINERS in backend.features:
+        if backend.runtime is not None or BackendFeature.CONTAINERS in backend.features:
             return True
         if not image_required:
             return False
@@ -136,8 +143,8 @@ class Placer:
             Problem(
                 message=f"needs the image {image}, and the backend {name!r} has no containers",
                 step=step,
-                hint="run it without images with --no-container, or choose a backend that has them "
-                "with --backend",
+                hint="run it without images with --no-container, or choose a backend that has them with "
+                "--backend, or a program for them with --container apptainer",
             )
         )
 

@@ -110,10 +110,13 @@ def _ignored_images(steps: Sequence[StepPlan], placer: Placer) -> list[Problem]:
     )
     problems = []
     for backend, count in ignored.items():
-        able = BackendFeature.CONTAINERS in placer.get(backend).features
-        why = "as asked for" if able or placer.containers else "it has no containers"
+        able = BackendFeature.RUNTIME in placer.get(backend).features
+        why = "as asked for" if placer.choice is Containers.NONE else "it has no containers"
         message = f"{count} of {len(steps)} steps run without their images on the backend {backend!r}, {why}"
-        problems.append(_warning(message, "they use what is installed there"))
+        hint = "they use what is installed there"
+        if able and placer.choice is not Containers.NONE:
+            hint += "; with --container apptainer they run in their images"
+        problems.append(_warning(message, hint))
     return problems
 
 

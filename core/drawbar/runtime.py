@@ -12,6 +12,7 @@ characters that nobody touches, and a constant script unpacks them inside.
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import os
 import re
@@ -22,6 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from drawbar.backend import Attempt
+from drawbar.images import Pull, full_name, is_file
 from drawbar.lastlines import last_lines
 from drawbar.model import JobSpec, Mount, WorkspaceNeed
 from drawbar.mounts import mounts_of
@@ -56,45 +58,51 @@ the shell itself has.
 class Runtime:
     """A program that runs commands in images: a name on PATH, or a path.
 
-    `shared` are directories of the site that every job sees, for reading only.
+    `shared` are directories of the site that every job sees, for reading only; `images` is the
+    directory in which images of registries are kept as files, and `pull` says when they are fetched.
     """
 
-    program: str
+    program: str = PROGRAMS[0]
     shared: tuple[str, ...] = ()
+    images: str = ""
+    pull: Pull = Pull.MISSING
 
-    def wrap(self, attempt: Attempt, image: str, inside: Mapping[str, str] | None = None) -> Attempt:
-        """The attempt as a plain command of the machine, which runs it in an image.
+    def wrap(
+        self, attempt: Attempt, *, inside: Mapping[str, str] | None = None, scratch: str | None = None
+    ) -> Attempt:
+        """The attempt as a plain command of the machine, which runs it in its image.
 
-        `image` is the path of a `.sif` file or an unpacked directory; `inside` are more variables for
-        the job. What the job itself says of its streams is done inside, so that those of the program
-        are free for what it has to say. The command is to be given an empty directory in the variable
-        `scratch_variable`, for /tmp and the home directory; without it they lie in memory, and are
-        small.
+        `inside` are more variables for the job. What the job itself says of its streams is done inside,
+        so that those of the program are free for what it has to say. `scratch` is a directory of this
+        attempt alone for /tmp and the home directory, which can also be given when the command is run,
+        in the variable `scratch_variable`; without one they lie in memory, and are small.
 
         Raises ValueError when the program cannot be told what the job wants.
         """
         spec = attempt.spec
+        image = self.path_of(spec.image or "")
         if "=" in spec.argv[0]:
             raise ValueError(f"the command {spec.argv[0]!r} has a '=' in its name")
         arguments = [self.program, "--silent", "exec", "--containall"]
-        for mount in (
-            *(Mount(source=each, target=each, read_only=True) for each in self.shared),
-            *mounts_of(attempt),
-        ):
+        shared = (Mount(source=each, target=each, read_only=True) for each in self.shared)
+        for mount in (*shared, *mounts_of(attempt)):
             arguments += ["--mount", _mount(mount)]
         if not spec.network:
             arguments += ["--net", "--network", "none"]
         if spec.resources.gpus:
             arguments += ["--nv"]
-        shell = ["/bin/sh", "-c", _INSIDE, "drawbar", _mark(attempt.record), spec.directory]
+        shell = ["/bin/sh", "-c", _INSIDE, "drawbar", mark_of(attempt.record), spec.directory]
         argv = (*arguments, image, *shell, *spec.argv)
         for text in argv:
             _check_encoding(text)
+        environment = {self.inside_prefix + _PACKED: _pack(_script(spec, inside or {}))}
+        if scratch is not None:
+            environment[self.scratch_variable] = scratch
         wrapped = replace(
             spec,
             argv=argv,
             directory="/",
-            environment={self.inside_prefix + _PACKED: _pack(_script(spec, inside or {}))},
+            environment=environment,
             mounts=(),
             stdin=None,
             stdout=None,
@@ -117,26 +125,44 @@ class Runtime:
     def _own_name(self) -> str:
         return "SINGULARITY" if "singularity" in Path(self.program).name else "APPTAINER"
 
-    def missing(self) -> str | None:
-        """Why the program cannot be used on this machine, or None."""
-        if shutil.which(self.program):
-            return None
-        return f"it takes the program {self.program!r} to run images, which is not here"
+    def path_of(self, image: str) -> str:
+        """Where an image is, or will be when it has been fetched. ValueError for what names none."""
+        if image.startswith("/"):
+            return image
+        if is_file(image):
+            raise ValueError(f"the image {image!r} needs a path that begins with /")
+        name = full_name(image)
+        unique = hashlib.sha256(name.encode()).hexdigest()[:16]
+        return f"{self.images}/{re.sub('[^A-Za-z0-9.-]', '_', name)[-80:]}-{unique}.sif"
 
-
-def unmade(attempt: Attempt) -> str | None:
-    """Why the container of an attempt that has ended could not be made; None when it was."""
-    if os.path.lexists(_mark(attempt.record)):
+    def missing(self, image: str | None = None) -> str | None:
+        """Why this machine cannot run images, or not this one, which is named by its path; or None."""
+        if not shutil.which(self.program):
+            return (
+                f"it takes the program {self.program!r} to run images, and it is not here: install "
+                "Apptainer, name another with apptainer.program in drawbar.toml, or run without images "
+                "with --no-container"
+            )
+        if image is not None and image.startswith("/") and not Path(image).exists():
+            return f"the image {image} is not here"
         return None
-    said = " ".join(
-        line.removeprefix("FATAL:").strip() for line in last_lines(Path(attempt.record, "stderr"))
-    )
-    return f"the image {attempt.spec.image} cannot be run: {said or 'the reason is not known'}"
 
 
-def _mark(record: str) -> str:
-    """The file that shows that the container was made, and its command about to begin."""
+def mark_of(record: str) -> str:
+    """The file in an attempt's directory by which its container shows that it was made."""
     return f"{record}/inside"
+
+
+def made(attempt: Attempt) -> bool:
+    """Whether the container of an attempt was made, and its command about to begin."""
+    return os.path.lexists(mark_of(attempt.record))
+
+
+def why_unmade(attempt: Attempt, message: str = "") -> str:
+    """Why it was not, in the program's words; else in those of `message`, which tells of the end."""
+    lines = last_lines(Path(attempt.record, "stderr"))
+    said = " ".join(line.removeprefix("FATAL:").strip() for line in lines) or message
+    return f"the image {attempt.spec.image} cannot be run: {said or 'the reason is not known'}"
 
 
 def _mount(mount: Mount) -> str:

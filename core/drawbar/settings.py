@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import shutil
 import stat
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -36,6 +37,7 @@ from drawbar.layers import (
 )
 from drawbar.model import Keep, RetryPolicy
 from drawbar.options import did_you_mean
+from drawbar.runtime import PROGRAMS, Runtime
 
 if TYPE_CHECKING:
     from drawbar.backend import Backend
@@ -127,6 +129,15 @@ class Images:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Apptainer:
+    """How jobs run in their images without a container engine."""
+
+    program: str | None = setting(None, help="a name on PATH, or a path; apptainer, else singularity")
+    shared: tuple[str, ...] = setting((), help="directories that every such job sees, for reading only")
+    images: Path | None = setting(None, help="where images of registries are kept; `images` in the home")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSettings:
     """What is said about one engine."""
 
@@ -175,6 +186,7 @@ class Settings:
     limits: Limits = setting(Limits(), help="bounds over all backends together")
     retry: Retry = setting(Retry(), help="how often attempts are repeated")
     images: Images = setting(Images(), help="container images")
+    apptainer: Apptainer = setting(Apptainer(), help="the program that runs images")
     engine: EngineLimits = setting(EngineLimits(), help="bounds of every engine process")
     engines: Mapping[str, EngineSettings] = setting({}, help="engines by name")
     backends: Mapping[str, BackendSettings] = setting(
@@ -204,6 +216,17 @@ class Settings:
         if any(each.name == "pull" for each in cls.Options.declared()):
             options = {"pull": self.images.pull, **options}
         return cls(cls.Options.parse(options, where=f"backends.{name}"))
+
+    @property
+    def runtime(self) -> Runtime:
+        """The program that runs images, as these settings have it."""
+        mine = self.apptainer
+        return Runtime(
+            program=mine.program or next(filter(shutil.which, PROGRAMS), PROGRAMS[0]),
+            shared=mine.shared,
+            images=str(mine.images or self.home / "images"),
+            pull=self.images.pull,
+        )
 
     def explain(self, plugins: Plugins | None = None) -> list[SettingRow]:
         """Every setting with value, origin and help, in the order of declaration.

@@ -10,7 +10,7 @@ import subprocess
 import pytest
 from drawbar.backend import Attempt
 from drawbar.model import JobSpec, Mount, Resources, WorkspaceNeed
-from drawbar.runtime import Runtime, unmade
+from drawbar.runtime import Runtime, made, why_unmade
 from drawbar.testing.job_checks import ODD_TEXTS
 
 IMAGE = "/images/python.sif"
@@ -22,7 +22,7 @@ def make(tmp_path):
     record.mkdir(parents=True)
 
     def make(*argv, **fields):
-        fields = {"directory": str(tmp_path), "image": "python", **fields}
+        fields = {"directory": str(tmp_path), "image": IMAGE, **fields}
         spec = JobSpec(identity="j", name="j", step="s", argv=argv or ("true",), canonical=None, **fields)
         return Attempt(tag="t", run="r", number=1, record=str(record), workspace=str(tmp_path), spec=spec)
 
@@ -30,7 +30,7 @@ def make(tmp_path):
 
 
 def wrapped(attempt, program="apptainer", shared=(), inside=None):
-    return Runtime(program=program, shared=shared).wrap(attempt, IMAGE, inside).spec
+    return Runtime(program=program, shared=shared).wrap(attempt, inside=inside).spec
 
 
 def options(spec, name):
@@ -135,7 +135,7 @@ def test_arguments_directory_and_streams(make, tmp_path):
     assert (done.returncode, done.stdout) == (7, b"")
     expected = f"{place}\n\0in".encode() + b"".join(os.fsencode(each) + b"\0" for each in ODD_TEXTS)
     assert (place / "out").read_bytes() == expected
-    assert unmade(attempt) is None
+    assert made(attempt)
 
 
 def test_one_file_for_both_streams(make, tmp_path):
@@ -147,7 +147,8 @@ def test_one_file_for_both_streams(make, tmp_path):
 def test_a_container_that_was_not_made_is_told_with_the_programs_words(make, tmp_path):
     attempt = make()
     (tmp_path / "attempts" / "job" / "stderr").write_text("FATAL:   no such image\n")
-    assert unmade(attempt) == "the image python cannot be run: no such image"
+    assert not made(attempt)
+    assert why_unmade(attempt) == f"the image {IMAGE} cannot be run: no such image"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ import threading
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, ClassVar
@@ -31,38 +30,20 @@ from drawbar.backend import (
 from drawbar.errors import BackendError, Problem
 from drawbar.model import JobSpec
 from drawbar.options import Options as BaseOptions
-from drawbar.options import option
 
+from drawbar_local import containers, machine, processes, records, results
 from drawbar_local import link as links
-from drawbar_local import machine, processes, records, results
 from drawbar_local.jobs import Batch, Job, fields
 from drawbar_local.link import Link
+from drawbar_local.options import BASE_ENVIRONMENT, LocalOptions
 from drawbar_local.strays import Strays
-
-BASE_ENVIRONMENT = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_*", "TMPDIR", "TZ")
-"""Variables of the driver that jobs get; the rest comes from their specification."""
 
 _CLAIM_S = 5.0
 _REST = "processes that are left of it are being ended"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LocalOptions(BaseOptions):
-    """What `drawbar.toml` may say about the local backend."""
-
-    cpus: float | None = option(None, help="CPUs that jobs may use together; all of this machine's")
-    memory_mib: int | None = option(None, help="memory in MiB that jobs may use together; all there is")
-    environment: tuple[str, ...] = option(
-        (), help="more variables that jobs get from drawbar's environment; patterns such as CONDA_* work"
-    )
-    grace_s: float = option(10.0, help="seconds between asking a job to end (TERM) and killing it")
-    runtime_directory: str | None = option(
-        None, help="a short path for the sockets of supervisors; /tmp/drawbar-UID"
-    )
-
-
 class LocalBackend(Backend):
-    """Runs jobs as processes of this machine, without containers.
+    """Runs jobs as processes of this machine, in their images where it has a `runtime`.
 
     Jobs outlive the driver. `submit` starts at once what it is given: queueing is the dispatcher's.
     The jobs of a supervisor that died are ended, and lost.
@@ -71,7 +52,12 @@ class LocalBackend(Backend):
     name: ClassVar[str] = "local"
     api: ClassVar[int] = 1
     features: ClassVar[frozenset[BackendFeature]] = frozenset(
-        {BackendFeature.THIS_HOST, BackendFeature.WALLTIME, BackendFeature.SURVIVES_DRIVER}
+        {
+            BackendFeature.THIS_HOST,
+            BackendFeature.WALLTIME,
+            BackendFeature.SURVIVES_DRIVER,
+            BackendFeature.RUNTIME,
+        }
         | ({BackendFeature.MEMORY_LIMIT} if processes.HAVE_PROC else set())
     )
     Options: ClassVar[type[BaseOptions]] = LocalOptions
@@ -129,6 +115,8 @@ class LocalBackend(Backend):
             )
         if wanted.gpus and wanted.gpus > machine.gpus():
             return f"asks for {wanted.gpus} GPUs, of which this machine has {machine.gpus()}"
+        if self.runtime is not None and spec.image is not None:
+            return self.runtime.missing(spec.image)
         for mount in spec.mounts:
             if mount.source != mount.target:
                 return f"needs {mount.source} at {mount.target}, which takes a container"
@@ -148,7 +136,15 @@ class LocalBackend(Backend):
             for attempt in attempts:
                 if attempt.tag not in self._jobs and attempt.tag not in self._told:
                     fresh[attempt.tag] = attempt
-        answers = self._hand_over(fresh) if fresh else {}
+        orders: dict[str, list[Any]] = {}
+        answers: dict[str, Submission | None] = {}
+        for tag, attempt in fresh.items():
+            try:
+                orders[tag] = fields(attempt, self.runtime)
+            except (ValueError, OSError) as error:
+                answers[tag] = Refused(message=str(error))
+        if orders:
+            answers |= self._hand_over({tag: fresh[tag] for tag in orders}, list(orders.values()))
         claimed = [fresh[tag] for tag, answer in answers.items() if answer is None]
         if claimed:
             answers.update(self._known(claimed))
@@ -214,6 +210,8 @@ class LocalBackend(Backend):
         """Records and logs stay: they are the run's."""
         with self._lock:
             self._told.difference_update(attempt.tag for attempt in attempts)
+        for attempt in attempts:
+            containers.clear(attempt)
 
     def close(self) -> None:
         """Leave the jobs to their supervisors; one without jobs ends."""
@@ -230,7 +228,9 @@ class LocalBackend(Backend):
 
     # Submission
 
-    def _hand_over(self, attempts: Mapping[str, Attempt]) -> dict[str, Submission | None]:
+    def _hand_over(
+        self, attempts: Mapping[str, Attempt], orders: Sequence[Sequence[Any]]
+    ) -> dict[str, Submission | None]:
         """The supervisor's answers; None for an attempt that was claimed before."""
         batch = Batch(list(attempts))
         with self._lock:
@@ -247,7 +247,7 @@ class LocalBackend(Backend):
             for tag, attempt in attempts.items():
                 self._jobs[tag] = Job(attempt, link, batch)
         with contextlib.suppress(OSError):  # the end of the connection answers
-            link.send("submit", turn, [fields(attempt) for attempt in attempts.values()])
+            link.send("submit", turn, orders)
         batch.complete.wait(self.deadline_s * 0.9)
         with self._lock:
             for tag in attempts.keys() - batch.answers.keys():

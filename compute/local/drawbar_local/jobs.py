@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from drawbar.backend import Attempt, Submission
+from drawbar.runtime import Runtime
 
-from drawbar_local import processes
+from drawbar_local import containers, processes
 from drawbar_local.link import Link
 
 
@@ -41,12 +42,17 @@ class Job:
         self.native_id = ""
 
 
-def fields(attempt: Attempt) -> list[Any]:
-    """An attempt as a supervisor is told of it (`drawbar_local.supervisor`)."""
-    spec = attempt.spec
-    environment = dict(spec.environment)
+def fields(attempt: Attempt, runtime: Runtime | None = None) -> list[Any]:
+    """An attempt as a supervisor is told of it (`drawbar_local.supervisor`).
+
+    One that is to run in its image: see `containers.command`, also for errors.
+    """
     outer = os.environ.get(processes.TAG)
-    environment[processes.TAG] = f"{outer}{processes.TAG_SEPARATOR}{attempt.tag}" if outer else attempt.tag
+    tag = f"{outer}{processes.TAG_SEPARATOR}{attempt.tag}" if outer else attempt.tag
+    if runtime is not None and attempt.spec.image is not None:
+        attempt = containers.command(attempt, runtime, tag)
+    spec = attempt.spec
+    environment = {**spec.environment, processes.TAG: tag}
     return [
         *(attempt.tag, attempt.record, spec.argv, spec.directory, environment),
         *(spec.stdin, spec.stdout, spec.stderr),

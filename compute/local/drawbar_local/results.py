@@ -8,6 +8,9 @@ from typing import Any
 
 from drawbar.backend import Attempt, JobStatus
 from drawbar.model import JobResult, JobState, Reason, judge
+from drawbar.runtime import made, why_unmade
+
+from drawbar_local import containers
 
 
 def running(tag: str, native_id: str = "", message: str = "") -> JobStatus:
@@ -26,9 +29,12 @@ def ended(attempt: Attempt, end: Mapping[str, Any]) -> JobStatus:
         message = f"killed by {_signal_name(end['signal'])}{message}"
     else:
         reason = judge(attempt.spec, end["exit"])
+    exit_code = end["exit"]
+    if not end["reason"] and containers.used(attempt) and not made(attempt):
+        exit_code, reason, message = None, Reason.IMAGE, why_unmade(attempt, message)
     native_id = str(end["pid"] or "")
     result = JobResult(
-        exit_code=end["exit"],
+        exit_code=exit_code,
         reason=reason,
         message=message,
         started=end["started"],
