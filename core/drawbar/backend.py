@@ -10,7 +10,7 @@ A third party's backend passes `drawbar.testing.BackendContract` before any clus
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -110,6 +110,14 @@ class JobStatus:
             raise ValueError(f"{self.tag}: state {self.state} does not fit the result's {self.result.state}")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundImage:
+    """What a backend knows of an image. `digest` names its content, whatever its tag comes to mean."""
+
+    here: bool
+    digest: str | None = None
+
+
 class EventSink(Protocol):
     """Where a backend tells what happened; every method may be called from any thread."""
 
@@ -161,8 +169,26 @@ class Backend(ABC):
         """
         return None
 
+    def find_image(self, image: str) -> FoundImage | None:
+        """Whether an image is here, and which one it is; None when this backend cannot tell.
+
+        Fetches nothing. An exception means that nothing is known now.
+        """
+        return None
+
+    def fetch_image(self, image: str, progress: Callable[[str], None]) -> str | None:
+        """Have an image here, as the pull policy says; its digest, or None when that is not known.
+
+        The digest is part of the keys of the jobs that run in the image, and means the same image for as
+        long as this object lives. Called before such a job is submitted, on a thread of its own, and
+        perhaps for several images at once. `progress` takes a sentence, again and again. What is
+        raised fails nothing: the jobs will.
+        """
+        found = self.find_image(image)
+        return found.digest if found else None
+
     def start(self, events: EventSink) -> None:
-        """Begin to watch. Called once, before any other method but `check`, `capacity` and `refuses`."""
+        """Begin to watch. Called once, before any method that takes attempts."""
 
     @abstractmethod
     def submit(self, attempts: Sequence[Attempt]) -> Sequence[Submission]:

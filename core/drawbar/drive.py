@@ -12,7 +12,6 @@ import os
 import selectors
 import shutil
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,17 +29,16 @@ from drawbar.errors import (
     EngineDied,
     InfrastructureError,
     LeaseError,
-    Problem,
-    SpecError,
     StoreError,
     UsageError,
 )
 from drawbar.home import Home
 from drawbar.hookspecs import Event
 from drawbar.lease import HEARTBEAT_S
-from drawbar.model import Outputs, Resources, RunState, WorkspaceNeed
+from drawbar.model import Outputs, RunState
 from drawbar.options import did_you_mean
-from drawbar.placement import Placer, check_places, remarks
+from drawbar.placement import Placer
+from drawbar.placing import Placing
 from drawbar.settings import Containers
 from drawbar.sources import synchronise
 from drawbar.store import Store
@@ -90,6 +88,9 @@ class Drive:
         self.engine: EngineProcess | None = None
         self.order: dict[str, Any] = {}
         self.facts: dict[str, Any] = {}
+        self.placing = Placing(
+            self.placer, self.facts, keep=self._keep_facts, send=self._send, note=self._note, post=driver.post
+        )
         self.error: DrawbarError | None = None
         self.cancel_deadline: float | None = None
         self.unwritten = False
@@ -107,7 +108,7 @@ class Drive:
         analysis = self._analysis()
         row = self.store.run(self.spec.id)
         self.store.add_run(self.spec.id)
-        self.facts = dict(row.facts) if row else {}
+        self.facts.update(row.facts if row else {})
         self.store.commit()
         self._check_from_step()
         self.dispatcher.recover()
@@ -151,6 +152,7 @@ class Drive:
         if self.driver.cancel_asked and not self.dispatcher.cancelling:
             self.cancel_deadline = time.monotonic() + _CANCEL_S
             self.dispatcher.cancel_all()
+            self.placing.give_up()
         if not self.driver.paused:
             self.dispatcher.dispatch()
         if self._commit_due() and not self._commit():
@@ -214,7 +216,9 @@ class Drive:
             self._pause(f"only {free >> 20} MiB are free on the disk of {self.directory.path}")
         elif not self.unwritten:
             self._pause("")
-        if self.engine is not None and not self.dispatcher.busy and not self.driver.paused:
+        self.placing.overdue()
+        waits = self.dispatcher.busy or self.placing.busy or self.driver.paused
+        if self.engine is not None and not waits:
             self.engine.check_silence()
         if now >= self.next_beat:
             self.next_beat = now + HEARTBEAT_S
@@ -307,7 +311,7 @@ class Drive:
         dispatcher = self.dispatcher
         match message:
             case ["place", question]:
-                self._place(question)
+                self.placing.place(question)
             case ["lookup", names]:
                 dispatcher.lookup([(identity, try_number, key) for identity, try_number, key in names])
             case ["clear", jobs]:
@@ -358,25 +362,15 @@ class Drive:
         """The workflow is known: refuse now what could never run, then let the engine begin."""
         for warning in info.warnings:
             self._note(warning)
-        for remark in remarks(check_places(self.placer, info)):
-            self._note(remark)
+        self.placing.begin(info)
         if self.driver.from_step is not None:
             steps = info.from_step(self.driver.from_step)
             self.dispatcher.discard(row for row in self.dispatcher.history if row.step in steps)
-        self.store.set_run(self.spec.id, facts=self.facts)
+        self._keep_facts()
         self._send(["execute", self.order])
 
-    def _place(self, question: Mapping[str, Any]) -> None:
-        try:
-            resources, workspace = question["resources"], WorkspaceNeed(question["workspace"])
-            wanted = {**question, "resources": decode(Resources, resources), "workspace": workspace}
-            placement = self.placer.place(**wanted)
-        except SpecError as error:
-            self._send(["refused", encode(error.problems)])
-        except DrawbarError as error:
-            self._send(["refused", [encode(Problem(message=str(error), step=question["step"]))]])
-        else:
-            self._send(["placed", encode(placement)])
+    def _keep_facts(self) -> None:
+        self.store.set_run(self.spec.id, facts=self.facts)
 
     def _send(self, message: Message) -> None:
         self._sending.append(message)
@@ -434,7 +428,7 @@ class Drive:
                 )
         if state is not None:
             self._set_state(state, message, finished=time.time())
-            self.store.set_run(self.spec.id, facts=self.facts)
+            self._keep_facts()
             try:
                 self.store.commit()
                 manifest.write(self.directory, self.spec, analysis, self.store)

@@ -104,7 +104,9 @@ class Placement:
     backend: str
     container: bool = False
     image: str | None = None
-    """The image as site policy resolves it; by digest where that is known."""
+    """The image as site policy resolves it."""
+    image_digest: str | None = None
+    """Which image that is now, where the backend can tell."""
     resources: Resources = Resources()
     """What was asked for, with what the hints change in it."""
     interpreter: str | None = None

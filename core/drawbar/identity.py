@@ -32,13 +32,16 @@ def canonical_json(value: Any) -> bytes:
     return text.encode()
 
 
-def key_document(spec: JobSpec, digest_of: Callable[[Path], str]) -> dict[str, Any]:
+def key_document(
+    spec: JobSpec, digest_of: Callable[[Path], str], image_digest: str | None = None
+) -> dict[str, Any]:
     """Everything that the job's result depends on, for the key and for explaining a change of it.
 
-    `digest_of` gives the digest of an input's content.
+    `digest_of` gives the digest of an input's content; `image_digest` is that of the image, where known.
     """
     inputs = sorted([each.name, digest_of(Path(each.path))] for each in spec.inputs)
-    return {"canonical": spec.canonical, "inputs": inputs, "image": spec.image}
+    document = {"canonical": spec.canonical, "inputs": inputs, "image": spec.image}
+    return document if image_digest is None else {**document, "image_digest": image_digest}
 
 
 def key_of(spec: JobSpec, digest_of: Callable[[Path], str]) -> str:
@@ -75,6 +78,8 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
         elif before[name] != after[name]:
             changes.append(f"input {name} changed")
     changes += _changes("image", old.get("image"), new.get("image"))
+    if old.get("image") == new.get("image") and old.get("image_digest") != new.get("image_digest"):
+        changes.append(f"the image {new.get('image')} is another one now")
     return "; ".join(changes)
 
 

@@ -137,6 +137,8 @@ class Client:
         self._tries: dict[str, int] = {}
         self._keys: dict[Name, tuple[JobSpec, dict[str, Any], str]] = {}
         self._placements: dict[str, Placement] = {}
+        self._image_digests: dict[tuple[str | None, str | None], str] = {}
+        """By backend and image."""
         self._in_flight: set[Name] = set()
         self._others_alive = False
         """Whether attempts are alive that this engine process has not asked for, as it was told last."""
@@ -170,7 +172,10 @@ class Client:
         kind, answer = self._channel.ask("place", question, answers=("placed", "refused"))
         if kind == "refused":
             raise Unsupported([decode(Problem, each) for each in answer])
-        return self._placements.setdefault(digest(question), decode(Placement, answer))
+        placement = self._placements.setdefault(digest(question), decode(Placement, answer))
+        if placement.image_digest is not None:
+            self._image_digests[placement.backend, placement.image] = placement.image_digest
+        return placement
 
     def directory(self, identity: str) -> Path:
         """See `JobClient.directory`."""
@@ -327,7 +332,8 @@ class Client:
         name = (spec.identity, spec.try_number)
         known = self._keys.get(name)
         if known is None or known[0] is not spec:
-            document = key_document(spec, self._digests.content)
+            image_digest = self._image_digests.get((spec.backend, spec.image))
+            document = key_document(spec, self._digests.content, image_digest)
             known = self._keys[name] = (spec, document, digest(document))
         return known[1], known[2]
 

@@ -84,6 +84,7 @@ def job(row: AttemptRow) -> dict[str, Any]:
         "peak_memory_mib": result.get("peak_memory_mib"),
         "host": result.get("host"),
         "image": json.loads(row.spec_json).get("image"),
+        "image_digest": result.get("image_digest") or json.loads(row.document).get("image_digest"),
         "stdout": result.get("stdout"),
         "stderr": result.get("stderr"),
     }

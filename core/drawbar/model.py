@@ -261,6 +261,8 @@ class JobResult:
     peak_memory_mib: float | None = None
     host: str | None = None
     native_id: str | None = None
+    image_digest: str | None = None
+    """The image that it ran in."""
     stdout: str | None = None
     stderr: str | None = None
 

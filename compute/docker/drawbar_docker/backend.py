@@ -22,6 +22,7 @@ from drawbar.backend import (
     BackendFeature,
     Capacity,
     EventSink,
+    FoundImage,
     InDoubt,
     JobStatus,
     Refused,
@@ -122,6 +123,15 @@ class DockerBackend(Backend):
         if wanted.gpus and not facts.gpus:
             return "asks for a GPU, and the engine has no runtime for them (the NVIDIA container toolkit)"
         return None
+
+    def find_image(self, image: str) -> FoundImage | None:
+        """Whether the engine has an image."""
+        found = self._images.look(image)
+        return FoundImage(here=found is not None, digest=found.digest if found else None)
+
+    def fetch_image(self, image: str, progress: Callable[[str], None]) -> str | None:
+        """Have the engine fetch an image, if need be."""
+        return self._images.ensure(image, progress).result().digest
 
     def start(self, events: EventSink) -> None:
         """Begin to watch. Raises `BackendError`, with the remedy, when no engine answers."""

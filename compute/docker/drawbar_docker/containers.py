@@ -21,7 +21,8 @@ TAG = "drawbar.tag"
 RUN = "drawbar.run"
 JOB = "drawbar.job"
 RECORD = "drawbar.record"
-"""Labels of every container: its attempt's tag and directory, its run, and its job's name."""
+IMAGE = "drawbar.image"
+"""Labels of every container: its attempt's tag and directory, its run, its job's name, its image's digest."""
 
 SHELL = "/bin/sh"
 _CLAIM = 'umask "$2"; set -C; : >"$1" || exit 125; set +C; i=$3 o=$4 e=$5; shift 5; exec "$@" <"$i" >"$o" '
@@ -78,7 +79,13 @@ def configuration(
         "Env": [f"{name}={value}" for name, value in environment.items()],
         "WorkingDir": spec.directory,
         "User": "0:0" if facts.rootless else f"{os.getuid()}:{os.getgid()}",
-        "Labels": {TAG: attempt.tag, RUN: attempt.run, JOB: spec.name, RECORD: attempt.record},
+        "Labels": {
+            TAG: attempt.tag,
+            RUN: attempt.run,
+            JOB: spec.name,
+            RECORD: attempt.record,
+            IMAGE: image.digest,
+        },
         "HostConfig": host,
         "StopSignal": "SIGTERM",
     }

@@ -23,6 +23,8 @@ REMEDY = (
 )
 _CALL_S = 55.0
 _CONNECT_S = 10.0
+_FETCH_S = 900.0
+"""How long an engine may say nothing while it fetches an image."""
 _CONNECTIONS = 32
 
 
@@ -199,14 +201,19 @@ class Engine:
     def pull(self, repository: str, tag: str) -> Iterator[dict[str, Any]]:
         """Fetch an image with the user's credentials for its registry; yields what the engine reports."""
         import docker
-        import requests
 
-        try:
-            yield from self._api.pull(repository, tag=tag, stream=True, decode=True)
-        except docker.errors.APIError as error:
-            raise EngineError(error.status_code or 500, error.explanation or str(error)) from error
-        except (docker.errors.DockerException, requests.RequestException, OSError) as error:
-            raise BackendError(_last_cause(error), transient=True) from error
+        api = self._api
+        registry, _ = docker.auth.resolve_repository_name(repository)
+        credentials = docker.auth.get_config_header(api, registry)
+        answer = self._call(
+            "POST",
+            "/images/create",
+            params={"fromImage": repository, "tag": tag},
+            headers={"X-Registry-Auth": credentials} if credentials else {},
+            stream=True,
+            timeout=(_CONNECT_S, _FETCH_S),
+        )
+        yield from self._lines(answer)
 
     def close(self) -> None:
         """Close the connections."""

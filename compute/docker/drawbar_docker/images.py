@@ -6,7 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +50,8 @@ class Images:
         self._lock = threading.Lock()
         self._images: dict[str, Future[Image]] = {}
         self._listeners: dict[str, list[Progress]] = {}
-        self._pool = ThreadPoolExecutor(_FETCHES, "drawbar-docker-image")
+        self._room = threading.BoundedSemaphore(_FETCHES)
+        self._closed = False
 
     def ensure(self, name: str, progress: Progress = lambda _: None) -> Future[Image]:
         """The image of a name, fetched if need be.
@@ -65,8 +66,12 @@ class Images:
                     self._listeners[name].append(progress)
                 return known
             self._listeners[name] = [progress]
-            self._images[name] = future = self._pool.submit(self._get, name)
-            return future
+            self._images[name] = future = Future[Image]()
+        # What fetches may be stuck in a registry: it must not keep the program from ending.
+        threading.Thread(
+            target=self._work, args=(name, future), name="drawbar-docker-image", daemon=True
+        ).start()
+        return future
 
     def drop(self, name: str) -> None:
         """The engine says that it does not have this image any more."""
@@ -85,7 +90,18 @@ class Images:
 
     def close(self) -> None:
         """Fetch nothing more."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._closed = True
+
+    def _work(self, name: str, future: Future[Image]) -> None:
+        with self._room:
+            try:
+                if self._closed:
+                    raise BackendError("the docker backend is closed", transient=True)
+                image = self._get(name)
+            except Exception as error:
+                future.set_exception(error)
+            else:
+                future.set_result(image)
 
     def _get(self, name: str) -> Image:
         here = self.look(name)
@@ -121,7 +137,7 @@ class Images:
         layers: dict[str, tuple[int, int]] = {}
         told = 0.0
         self._tell(name, f"fetching the image {name}")
-        for report in self._engine.pull(repository, digest or tag or repository):
+        for report in self._engine.pull(repository, digest or tag or "latest"):
             if "error" in report:
                 raise EngineError(500, str(report["error"]).strip())
             detail: Any = report.get("progressDetail") or {}

@@ -12,7 +12,7 @@ from drawbar.backend import Attempt, JobStatus
 from drawbar.model import JobResult, JobState, Reason, judge
 
 from drawbar_docker import records
-from drawbar_docker.containers import stderr_of, stdout_of
+from drawbar_docker.containers import IMAGE, stderr_of, stdout_of
 from drawbar_docker.engine import Engine, EngineError
 from drawbar_docker.records import Stop
 
@@ -98,6 +98,7 @@ def ended(
         finished=finished,
         host=host,
         native_id=short(container["Id"]),
+        image_digest=((container.get("Config") or {}).get("Labels") or {}).get(IMAGE),
     )
 
 

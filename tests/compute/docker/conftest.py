@@ -1,4 +1,4 @@
-"""The engine of tests/clusters/docker, and backends on it."""
+"""The engines of tests/clusters/docker and tests/clusters/podman, and backends on them."""
 
 from __future__ import annotations
 
@@ -17,23 +17,56 @@ from drawbar_docker.engine import Engine
 
 sys.path.insert(0, str(Path(__file__).parent))  # for docker_driver
 
-SCRIPT = Path(__file__).parents[2] / "clusters" / "docker"
+CLUSTERS = Path(__file__).parents[2] / "clusters"
 
 
-def script(verb: str) -> str:
-    done = subprocess.run([SCRIPT, verb], capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def pytest_collection_modifyitems(config, items):
+    """Tests of an engine are for every engine, but for those that are marked for one of them."""
+    wrong = [each for each in items if {"docker", "podman"} <= {mark.name for mark in each.iter_markers()}]
+    if wrong:
+        config.hook.pytest_deselected(items=wrong)
+        items[:] = [each for each in items if each not in wrong]
+
+
+@pytest.fixture(
+    scope="session",
+    params=[
+        pytest.param("docker", marks=pytest.mark.docker),
+        pytest.param("podman", marks=pytest.mark.podman),
+    ],
+)
+def cluster(request):
+    """Which of the engines it is."""
+    return request.param
 
 
 @pytest.fixture(scope="session")
-def host(cluster_missing):
+def script(cluster):
+    """Calls the engine's script with a verb."""
+
+    def call(verb):
+        done = subprocess.run(
+            [CLUSTERS / cluster, verb],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def host(cluster, script, cluster_missing):
     """Where the engine is."""
     try:
         script("status")
         return script("env").strip().partition("=")[2]
     except (AssertionError, OSError):
-        cluster_missing("docker", "an engine")
+        cluster_missing(cluster, "an engine")
 
 
 @pytest.fixture

@@ -6,8 +6,6 @@ import pytest
 from drawbar.testing import BackendContract
 from drawbar_docker.backend import DockerBackend
 
-pytestmark = pytest.mark.docker
-
 
 class TestDocker(BackendContract):
     image = "busybox:latest"

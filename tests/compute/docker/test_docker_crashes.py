@@ -17,7 +17,6 @@ from drawbar.model import JobState, Reason, Resources
 from drawbar_docker import containers, records
 
 pytestmark = [
-    pytest.mark.docker,
     # The docker library forgets the socket of a connection that was refused.
     pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
     pytest.mark.filterwarnings(
@@ -26,7 +25,6 @@ pytestmark = [
 ]
 
 GATED = "echo {0} >> ledger; while [ ! -e gate ]; do sleep 0.05; done; exit {0}"
-SCRIPT = Path(__file__).parents[2] / "clusters" / "docker"
 
 
 def jobs(*numbers):
@@ -40,10 +38,6 @@ def attempts(directory, *numbers):
 def ledger(directory):
     path = directory / "ledger"
     return sorted(map(int, path.read_text().split())) if path.exists() else []
-
-
-def restart(verb):
-    subprocess.run([SCRIPT, verb], check=True, timeout=120, capture_output=True)
 
 
 class Victim:
@@ -204,13 +198,14 @@ def test_a_container_that_somebody_removes_is_lost(directory, open_driver, engin
     assert driver.find(job)[job.tag].result == result
 
 
-def test_the_jobs_of_a_stopped_engine_are_told_as_such(directory, open_driver):
+@pytest.mark.docker  # Podman's containers outlive its service
+def test_the_jobs_of_a_stopped_engine_are_told_as_such(directory, open_driver, script):
     driver = open_driver(directory)
     alive, done = attempts(directory, 1)[0], make_attempt(directory, 2, "exit 2")
     driver.run(alive, done)
     wait_for(lambda: ledger(directory) == [1])
     assert driver.end(done).exit_code == 2
-    restart("restart")
+    script("restart")
     assert driver.end(alive).reason is Reason.NODE_LOST
     again = make_attempt(directory, 1, "exit 5", tries=2)
     driver.run(again)
@@ -219,31 +214,32 @@ def test_the_jobs_of_a_stopped_engine_are_told_as_such(directory, open_driver):
     assert ledger(directory) == [1]
 
 
-def test_the_jobs_of_a_killed_engine_are_told_as_such(directory, open_driver):
+@pytest.mark.docker
+def test_the_jobs_of_a_killed_engine_are_told_as_such(directory, open_driver, script):
     driver = open_driver(directory)
     (job,) = attempts(directory, 1)
     driver.run(job)
     wait_for(lambda: ledger(directory) == [1])
-    restart("crash")
+    script("crash")
     result = driver.end(job)
     assert result.reason is Reason.NODE_LOST
     assert ledger(directory) == [1]
 
 
-def test_jobs_that_outlive_the_engine_are_watched_again(directory, open_driver, monkeypatch):
+def test_jobs_that_outlive_the_engine_are_watched_again(directory, open_driver, script, monkeypatch):
     monkeypatch.setenv("DOCKER_TEST_LIVE_RESTORE", "1")
-    restart("restart")
+    script("restart")
     try:
         driver = open_driver(directory)
         one, two = attempts(directory, 1, 2)
         driver.run(one, two)
         wait_for(lambda: ledger(directory) == [1, 2])
-        restart("stop")
+        script("stop")
         wait_for(lambda: driver.watch.troubles)
         late = make_attempt(directory, 3, "echo 3 >> ledger; exit 3")
         driver.submit(late)
         driver.cancel(two)
-        restart("restart")
+        script("restart")
         assert driver.end(two).reason is Reason.CANCELLED
         assert driver.end(late).exit_code == 3
         (directory / "gate").touch()
@@ -252,7 +248,7 @@ def test_jobs_that_outlive_the_engine_are_watched_again(directory, open_driver, 
         assert driver.watch.troubles[-1] == ""
     finally:
         monkeypatch.delenv("DOCKER_TEST_LIVE_RESTORE")
-        restart("restart")
+        script("restart")
 
 
 def test_a_storm_of_killed_drivers_loses_and_doubles_nothing(victim, directory, open_driver):

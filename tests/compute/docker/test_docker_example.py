@@ -1,12 +1,9 @@
-"""Analyses in containers, through the command line."""
+"""The example in containers, in its four languages."""
 
 from __future__ import annotations
 
 import io
-import json
 import os
-import shutil
-import subprocess
 import sys
 import tarfile
 from pathlib import Path
@@ -14,9 +11,6 @@ from pathlib import Path
 import pytest
 from drawbar_docker import containers
 
-pytestmark = pytest.mark.docker
-
-EXAMPLE = Path(__file__).parents[3] / "examples" / "dimuon"
 PUBLISHED = "quay.io/jupyter/scipy-notebook:2025-03-14"
 LOCAL = "drawbar-test/scientific-python:1"
 LIBRARIES = (
@@ -59,34 +53,15 @@ def _as_root(member):
     return member
 
 
-@pytest.fixture
-def analysis(tmp_path, engine, monkeypatch):
-    """The example, with a site that has its image under another name."""
-    monkeypatch.setenv("DRAWBAR_HOME", str(tmp_path / "home"))
-    directory = tmp_path / "dimuon"
-    shutil.copytree(EXAMPLE, directory)
-    (directory / "drawbar.toml").write_text(f'[images.aliases]\n"{PUBLISHED}" = "{LOCAL}"\n')
-    return directory
-
-
-def drawbar(*arguments, status=0):
-    program = Path(sys.executable).with_name("drawbar")
-    done = subprocess.run([program, *arguments], capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == status, done.stderr
-    return json.loads(done.stdout) if "--json" in arguments else done
-
-
-def test_the_example_runs_in_containers(analysis, tmp_path, scientific_python, engine):
-    run = drawbar("run", analysis, "--backend", "docker", "--outputs", tmp_path / "out", "--test", "--json")
-    assert run["state"] == "finished"
-    assert {job["backend"] for job in run["jobs"]} == {"docker"}
-    fit = json.loads((tmp_path / "out" / "results" / "fit.json").read_text())
-    assert abs(fit["parameters"]["mass"]["value"] - 91.19) < 0.5
-    plot = tmp_path / "out" / "results" / "dimuon.png"
-    assert plot.read_bytes().startswith(b"\x89PNG")
-    assert plot.stat().st_uid == os.getuid()
+def test_the_example_is_the_same_in_four_engines(tmp_path, scientific_python, engine, four_engines):
+    settings = f'[images.aliases]\n"{PUBLISHED}" = "{LOCAL}"\n'
+    runs = four_engines(tmp_path, settings, "--backend", "docker")
+    for run in runs.values():
+        jobs = run["jobs"]
+        assert {job["backend"] for job in jobs} == {"docker"}
+        assert {job["image"] for job in jobs} == {LOCAL}
+        assert {job["image_digest"] for job in jobs} == {engine.image(LOCAL)["Id"]}
+    made = list((tmp_path / "results").rglob("*.png"))
+    assert len(made) == len(runs)
+    assert {path.stat().st_uid for path in made} == {os.getuid()}
     assert engine.containers(containers.TAG) == []
-    again = drawbar("resume", run["run"], "--json")
-    assert [job["started"] for job in again["jobs"]] == [
-        job["started"] for job in run["jobs"]
-    ]  # none repeated

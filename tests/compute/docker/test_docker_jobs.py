@@ -14,8 +14,6 @@ from docker_driver import wait_for
 from drawbar.backend import Refused
 from drawbar.model import JobState, Mount, Reason, Resources, WorkspaceNeed
 
-pytestmark = pytest.mark.docker
-
 
 def test_a_job_is_labelled_and_its_container_goes_when_its_end_is_recorded(driver, engine):
     gate = driver.directory / "gate"
