@@ -115,14 +115,7 @@ class DockerBackend(Backend):
             return str(error)
         except BackendError:
             return None  # told by `check` and `start`
-        wanted = spec.resources
-        if wanted.cpus > facts.cpus:
-            return f"asks for {wanted.cpus:g} CPUs, of which the engine's machine has {facts.cpus:g}"
-        if facts.memory_mib and (wanted.memory_mib or 0) > facts.memory_mib:
-            return f"asks for {wanted.memory_mib} MiB of memory, the engine's machine has {facts.memory_mib}"
-        if wanted.gpus and not facts.gpus:
-            return "asks for a GPU, and the engine has no runtime for them (the NVIDIA container toolkit)"
-        return None
+        return facts.lacks(spec.resources)
 
     def find_image(self, image: str) -> FoundImage | None:
         """Whether the engine has an image."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from drawbar.errors import BackendError
+from drawbar.model import Resources
 
 REMEDY = (
     "start Docker or Podman's service (podman system service), or name where it is: DOCKER_HOST, "
@@ -60,6 +61,16 @@ class Facts:
     labelled: bool = False
     """SELinux would keep containers from the user's files."""
     gpus: bool = False
+
+    def lacks(self, wanted: Resources) -> str | None:
+        """What the engine's machine can never give, or None."""
+        if wanted.cpus > self.cpus:
+            return f"asks for {wanted.cpus:g} CPUs, of which the engine's machine has {self.cpus:g}"
+        if self.memory_mib and (wanted.memory_mib or 0) > self.memory_mib:
+            return f"asks for {wanted.memory_mib} MiB of memory, the engine's machine has {self.memory_mib}"
+        if wanted.gpus and not self.gpus:
+            return "asks for a GPU, and the engine has no runtime for them (the NVIDIA container toolkit)"
+        return None
 
     @classmethod
     def of(cls, info: Mapping[str, Any]) -> Facts:
