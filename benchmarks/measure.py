@@ -28,12 +28,13 @@ _SAMPLE_S = 0.02
 
 @dataclass(frozen=True)
 class Usage:
-    """Seconds of wall time and, by role, of CPU."""
+    """Seconds of wall time and, by role, of CPU; `began` is the time of the start."""
 
     wall_s: float
     driver: float
     engine: float
     supervisor: float
+    began: float = 0.0
 
     @property
     def own(self) -> float:
@@ -96,7 +97,8 @@ class Home:
         watch.end()
         if status:
             sys.exit(f"drawbar {arguments[0]} ended with status {status}")
-        return Usage(wall, *(watch.cpu.get(role, 0.0) for role in ("driver", "engine", "supervisor")))
+        cpu = {role: watch.cpu.get(role, 0.0) for role in ("driver", "engine", "supervisor")}
+        return Usage(wall, **cpu, began=time.time() - wall)
 
 
 class _Watch:

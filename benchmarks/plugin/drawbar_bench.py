@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from drawbar import hookimpl
@@ -15,7 +16,11 @@ def drawbar_register_engines() -> list[type[Engine]]:
 
 
 class BenchEngine(Engine):
-    """`specification: {jobs: 1000}` is a scatter, with `chain: true` one job follows another."""
+    """`specification: {jobs: 1000}` is a scatter, with `chain: true` one job follows another.
+
+    With `script`, jobs run that, with their number as `$0`. The file `known` of the workspace says
+    when the engine heard of the end of each.
+    """
 
     name = "bench"
     api = 1
@@ -36,7 +41,7 @@ class BenchEngine(Engine):
                 identity=str(number),
                 name=f"bench-{number}",
                 step="bench",
-                argv=("sh", "-c", "true"),
+                argv=("sh", "-c", source.specification.get("script", "true"), str(number)),
                 directory=str(jobs.workspace),
                 canonical={"number": number},
                 resources=placement.resources,
@@ -45,10 +50,13 @@ class BenchEngine(Engine):
             for number in range(int(source.specification["jobs"]))
         ]
         jobs.progress(len(specs))
+        known = []
         for batch in [[spec] for spec in specs] if source.specification.get("chain") else [specs]:
             jobs.submit(batch)
             while (executed := jobs.wait()) is not None:
                 if not executed.result.ok:
                     raise RuntimeError(executed.result.message)
+                known.append(f"{executed.ticket.identity} {time.time()}\n")
                 jobs.accept(executed.ticket, ())
+        Path(jobs.workspace, "known").write_text("".join(known))
         return Outputs()

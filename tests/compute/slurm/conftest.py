@@ -17,6 +17,9 @@ SCRIPT = Path(__file__).parents[2] / "clusters" / "slurm"
 class Cluster:
     """A running cluster, and what tests do to it. `options` are those of a backend that uses it."""
 
+    private = Path(os.environ.get("DBTEST_SLURM_ROOT", "/var/tmp/dbtest-slurm"), "private")
+    """A directory that is another one on each node."""
+
     options: ClassVar = {"calls_per_minute": 600, "settle_s": 5.0, "grace_s": 1.0, "poll_s": 2.0}
 
     def pid(self, daemon: str) -> int:
