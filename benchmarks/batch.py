@@ -86,16 +86,20 @@ class Ledger:
 
 
 class Counted:
-    """A directory of commands that are the real ones, and leave a line for each call."""
+    """A directory of commands that are the real ones, and leave a line for each call.
 
-    def __init__(self, directory: Path, names: Sequence[str]) -> None:
+    They have `variables` even where a caller has taken them out of the environment.
+    """
+
+    def __init__(self, directory: Path, names: Sequence[str], **variables: str) -> None:
         self.directory = directory
         self._log = directory / "calls"
         directory.mkdir()
+        exports = "".join(f"export {name}={value}\n" for name, value in variables.items())
         for name in names:
             real = shutil.which(name)
             command = directory / name
-            command.write_text(f'#!/bin/sh\necho {name} >> {self._log}\nexec {real} "$@"\n')
+            command.write_text(f'#!/bin/sh\necho {name} >> {self._log}\n{exports}exec {real} "$@"\n')
             command.chmod(0o755)
 
     def calls(self) -> dict[str, int]:

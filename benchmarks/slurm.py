@@ -33,7 +33,7 @@ TITLE = """\
 cores, which runs the jobs too; load average {load:.1f} at the start.
 """
 WHERE = {"date": date.today().isoformat(), "version": version("drawbar"), "cores": os.cpu_count()}
-COMMANDS = ("sbatch", "squeue", "sacct", "scancel", "scontrol", "sinfo", "sacctmgr")
+COMMANDS = ("sbatch", "squeue", "sacct", "scancel", "scontrol", "sinfo", "sacctmgr", "srun")
 SNAKEFILE = """\
 rule all:
     input: expand("out/{{n}}", n=range({jobs}))
@@ -77,7 +77,9 @@ def loop(directory: Path, jobs: int) -> Outcome:
 
 def snakemake(directory: Path, jobs: int, python: str) -> Outcome:
     """snakemake --executor slurm, with its defaults."""
-    counted, ledger = Counted(directory / "bin", COMMANDS), Ledger(directory / "ledger")
+    variables = {name: os.environ[name] for name in ("SLURM_CONF",) if name in os.environ}
+    counted = Counted(directory / "bin", COMMANDS, **variables)  # its jobs have lost what says where Slurm is
+    ledger = Ledger(directory / "ledger")
     (directory / "Snakefile").write_text(
         SNAKEFILE.format(jobs=jobs, script=ledger.script.replace('"', '\\"').replace("{", "{{"))
     )

@@ -97,10 +97,13 @@ def _run(probe: BatchBackend, listener: _Listener, directory: Path) -> list[Prob
     result = listener.result
     assert result is not None
     if not result.ok:
+        began = result.started is not None
         return [
             Problem(
-                message=f"{name}: a job failed: {result.reason}: {result.message}",
-                hint=f"runs must be kept where the nodes see them; do they see {directory.parent}?",
+                message=f"{name}: a job {'failed' if began else 'did not begin'}: {result.message}",
+                hint=None
+                if began
+                else f"do the nodes see {directory.parent}? Runs must be kept where they do",
             )
         ]
     if (directory / "answered").read_text() != word:

@@ -320,12 +320,11 @@ class Jobs:
         if job.verdict is not None:
             return self.end(job, *job.verdict, end=end, seen=seen)
         if seen is not None and seen.reason is not None:
-            message = seen.message or seen.native_state
+            reason, message = seen.reason, seen.message or seen.native_state
             if seen.unless_begun is not None and batchscript.claim(attempt.record):
-                return self.end(
-                    job, seen.unless_begun, f"it did not begin on {seen.host}: {message}", seen=seen
-                )
-            return self.end(job, seen.reason, message, end=end, seen=seen)
+                reason = seen.unless_begun
+                message = f"it did not begin on {seen.host}: {message}; is {attempt.record} seen there?"
+            return self.end(job, reason, message, end=end, seen=seen)
         patience_s = self._settle_s if patience_s is None else patience_s
         waited = job.gone_since is not None and time.monotonic() - job.gone_since > patience_s
         if end is not None and (seen is not None or waited):
@@ -347,5 +346,5 @@ class Jobs:
             where = f" on {seen.host}" if seen.host else ""
             message = f"{seen.native_state}{where}: {seen.message or f'exit code {seen.exit_code}'}"
             if never_started:
-                message += f"; it never began, so do the nodes see {attempt.record}?"
+                message += f"; it did not begin, so is {attempt.record} seen there?"
         return self.end(job, Reason.LOST, f"it left no record; {message}", seen=seen)

@@ -45,6 +45,12 @@ _ENDS: dict[str, tuple[JobState, Reason | None, str]] = {
     "CANCELLED": (JobState.CANCELLED, Reason.CANCELLED, "it was cancelled"),
 }
 
+_UNLESS_BEGUN = {
+    Reason.CANCELLED: Reason.NODE_LOST,  # by Slurm: the node could not launch it, and it may not be requeued
+    Reason.KILLED: Reason.LOST,  # the node could not open the files in the job's directory
+}
+"""What really happened to a job that had a node, but whose script did not begin."""
+
 _REQUEUED = frozenset({"REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT"})
 
 
@@ -125,8 +131,7 @@ def _seen(
             native_state=state,
             message=message,
             reason=reason,
-            # Slurm also cancels, itself, what a node could not launch and may not be requeued.
-            unless_begun=Reason.NODE_LOST if reason is Reason.CANCELLED and host else None,
+            unless_begun=_UNLESS_BEGUN.get(reason) if reason and host else None,
             exit_code=number,
             host=host,
         )

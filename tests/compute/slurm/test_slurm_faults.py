@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import tempfile
 import threading
 import time
 from contextlib import contextmanager
@@ -288,6 +289,17 @@ def test_a_node_that_cannot_launch_jobs(slurm, open_driver):
         slurm.script("node-mend", "4")
     assert (result.reason, result.host) == (Reason.NODE_LOST, "n4")
     assert ledger(driver) == []
+
+
+def test_a_workspace_that_the_nodes_do_not_see(slurm, open_driver):
+    with tempfile.TemporaryDirectory(dir=slurm.private) as directory:
+        driver = open_driver(Path(directory, "workspace"))
+        attempt = ledger_job(driver)
+        driver.run(attempt)
+        result = driver.end(attempt)
+        driver.clean_up()
+    assert result.reason is Reason.LOST
+    assert f"{attempt.record} seen there?" in result.message
 
 
 def test_the_time_limit_of_slurm_itself(slurm, open_driver):

@@ -93,3 +93,13 @@ def test_the_check_names_a_partition_that_is_not_there(drawbar, tmp_path):
     done = drawbar("backends", "check", "slurmcern")
     assert done.returncode == 3
     assert "no partition lnog" in done.stderr
+
+
+def test_the_check_says_that_the_nodes_do_not_see_a_directory(drawbar, slurm, tmp_path):
+    settings = tmp_path / "drawbar.toml"
+    settings.write_text(f'{SETTINGS}check_directory = "{slurm.private}"\nsettle_s = 2\n')
+    done = drawbar("backends", "check", "slurmcern")
+    assert done.returncode == 3
+    assert "a job did not begin" in done.stderr
+    assert f"do the nodes see {slurm.private}?" in done.stderr
+    assert list(slurm.private.iterdir()) == []
