@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from drawbar.analysis import load_analysis
 from drawbar.creation import create_run, unfinished
@@ -29,6 +30,8 @@ from drawbar.settings import load_settings
 
 _DEFAULTS = ("Snakefile", "snakefile", "workflow/Snakefile", "workflow/snakefile")
 """Where Snakemake looks for a workflow."""
+_OUTPUT_CACHE = "SNAKEMAKE_OUTPUT_CACHE"
+"""Snakemake's variable for the place of its between-workflow cache."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -73,7 +76,9 @@ def _run(asked: argparse.Namespace, rest: Sequence[str], home: Path) -> int:
         root, given = directory, list(rest)
     else:
         root, given = snakefile.parent, [*rest, "--directory", str(directory)]
-    options = {"arguments": shlex.join(given), "cores": cores}
+    options: dict[str, Any] = {"arguments": shlex.join(given), "cores": cores}
+    if os.environ.get(_OUTPUT_CACHE):
+        options["output_cache"] = os.environ[_OUTPUT_CACHE]
     analysis = load_analysis(
         snakefile, engines=plugins.engines, engine="snakemake", options=options, root=root
     )

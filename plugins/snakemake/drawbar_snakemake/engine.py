@@ -29,6 +29,9 @@ class SnakemakeOptions(Options):
         None, help="the most threads that a rule may have; default: as many as it says"
     )
     arguments: str = option("", help="options and targets of the `snakemake` command, as one would type them")
+    output_cache: str | None = option(
+        None, help="the directory of Snakemake's between-workflow cache, for rules named with `--cache`"
+    )
     image: str | None = option(None, help="the container image of rules that name none")
     nested_image: str | None = option(
         None, help="the image, with Snakemake in it, of rules that are not shell commands"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from drawbar.engine import Source, StepFailed
 from drawbar.errors import DrawbarError, Problem, SpecError
 from snakemake.api import SnakemakeApi
+from snakemake.caching import LOCATION_ENVVAR
 from snakemake.cli import parse_args, parse_config
 from snakemake.exceptions import RuleException, get_exception_origin
 from snakemake.settings.types import (
@@ -163,6 +164,8 @@ def kept_process() -> Iterator[None]:
 def _api(source: Source, options: SnakemakeOptions, log: RunLog, workdir: Path) -> Iterator[tuple[Any, Any]]:
     snakefile = snakefile_of(source)
     given = _arguments(options)
+    if options.output_cache is not None:
+        os.environ[LOCATION_ENVVAR] = options.output_cache
     with SnakemakeApi(OutputSettings(nocolor=True, enable_file_logging=False)) as api:
         log.install()
         try:
