@@ -1,25 +1,27 @@
-"""Snakemake: CPU seconds per trivial job and per step of a chain, beside plain snakemake.
+"""Snakemake: CPU seconds per trivial job and per step of a chain, beside plain snakemake and its remote executor.
 
-    python -m benchmarks.snakemake [--jobs 200 1000] [--chain 50]
+    python -m benchmarks.snakemake [--jobs 200 1000] [--more 5000] [--chain 50] [--remote 12]
 
-Both have the same Snakefile and two cores; `snakemake --cores 2` is as its users call it. The CPU seconds
-of the process and of its children are told apart: of snakemake, the children are the jobs (and the
-solver of its scheduler); of drawbar, they are the engine process, while the jobs belong to the local
-backend's supervisor and are measured with it. Start-up is a workflow with one job, and is left out of
-what a job costs.
+All have the same Snakefile and two cores. `snakemake --cores 2` is as its users call it; the remote
+executor is `cluster-generic`, whose submit command starts the job script in the background. CPU seconds
+are those of every process of a run, also of those that outlive it: the measuring process is their reaper.
+So the jobs are among them, for each runner alike; what the bare jobs cost is measured beside. A workflow
+with one job is the start-up, and is left out of what a job costs.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 WIDE = """\
@@ -40,87 +42,137 @@ rule next:
     output: "out/{{n,[1-9][0-9]*}}"
     shell: "cat {{input}} > {{output}}"
 """
-MEASURED = """\
-import resource, sys
-{start}
-try:
-    status = main(sys.argv[2:])
-except SystemExit as stop:
-    status = stop.code
-with open(sys.argv[1], "w") as file:
-    for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN):
-        usage = resource.getrusage(who)
-        file.write(f"{{usage.ru_utime + usage.ru_stime}}\\n")
-sys.exit(status or 0)
-"""
-RUNNERS = {
-    "snakemake": MEASURED.format(start="from snakemake.cli import main"),
-    "drawbar": MEASURED.format(start="from drawbar_snakemake.command import main"),
-}
+SUBMIT = '#!/bin/sh\nsetsid sh "$1" >/dev/null 2>&1 </dev/null &\necho $!\n'
+REMOTE_CHAIN = 5
+PLUGIN = "snakemake-executor-plugin-cluster-generic"
+BUILD = Path(__file__).parent.parent / "build"
+_PR_SET_CHILD_SUBREAPER = 36
 
 
 @dataclass(frozen=True)
 class Cost:
-    """CPU seconds of the process, of its children, and wall seconds."""
+    """CPU and wall seconds of a run with all of its jobs."""
 
-    own: float
-    children: float
-    wall: float
-
-    @property
-    def cpu(self) -> float:
-        return self.own + self.children
+    cpu_s: float
+    wall_s: float
 
 
-def measure(runner: str, snakefile: str, directory: Path) -> Cost:
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True)
-    (directory / "Snakefile").write_text(snakefile)
-    report = directory / "usage"
-    began = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-c", RUNNERS[runner], str(report), "--cores", "2"],
-        cwd=directory,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},
-        check=False,
-    )
-    wall = time.monotonic() - began
-    if done.returncode != 0:
-        sys.exit(f"{runner} failed:\n{done.stderr[-3000:]}")
-    own, children = map(float, report.read_text().split())
-    return Cost(own, children, wall)
+def measured(argv: list[str], directory: Path, environment: dict[str, str]) -> Cost:
+    """What a command takes with everything that it leaves running; in a child, which becomes its reaper."""
+    read, write = os.pipe()
+    log = directory / "log"
+    pid = os.fork()
+    if pid == 0:
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        began = time.monotonic()
+        with log.open("wb") as output:
+            status = subprocess.call(
+                argv, cwd=directory, env=environment, stdout=output, stderr=subprocess.STDOUT
+            )
+        wall = time.monotonic() - began
+        while True:
+            try:
+                os.wait()
+            except ChildProcessError:
+                break
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        os.write(write, json.dumps([status, usage.ru_utime + usage.ru_stime, wall]).encode())
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as answer:
+        status, cpu, wall = json.load(answer)
+    os.waitpid(pid, 0)
+    if status != 0:
+        sys.exit(f"{argv} failed:\n{log.read_text()[-3000:]}")
+    return Cost(cpu, wall)
+
+
+class Runners:
+    """The commands that are compared, and where they work."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.environment = {
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        }
+        self.submit = place / "submit"
+        self.submit.write_text(SUBMIT)
+        self.submit.chmod(0o755)
+
+    def run(self, runner: str, snakefile: str) -> Cost:
+        """One run, in an empty directory."""
+        directory = self.place / "work"
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir()
+        (directory / "Snakefile").write_text(snakefile)
+        environment = dict(self.environment)
+        if runner == "drawbar":
+            argv = [sys.executable, "-m", "drawbar_snakemake.command", "--cores", "2"]
+        elif runner == "snakemake":
+            argv = [sys.executable, "-m", "snakemake", "--cores", "2"]
+        else:
+            environment["PYTHONPATH"] = str(cluster_generic())
+            argv = [sys.executable, "-m", "snakemake", "--executor", "cluster-generic", "--jobs", "4"]
+            argv += ["--cluster-generic-submit-cmd", str(self.submit), "--seconds-between-status-checks", "1"]
+        return measured(argv, directory, environment)
+
+
+def cluster_generic() -> Path:
+    """The remote executor, in a directory of its own, since Snakemake loads every plugin that it sees."""
+    place = BUILD / PLUGIN
+    if not place.is_dir():
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(place), PLUGIN]
+        subprocess.run(pip, check=True, stderr=subprocess.DEVNULL)
+    return place
+
+
+def bare(jobs: int, directory: Path) -> float:
+    """CPU seconds of a job's command alone."""
+    text = "set -euo pipefail; echo 1 > out"
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    for _ in range(jobs):
+        subprocess.run(["bash", "-c", text], cwd=directory, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / jobs
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--jobs", type=int, nargs="*", default=[200, 1000])
-    parser.add_argument("--chain", type=int, default=50)
+    parser.add_argument("--more", type=int, nargs="*", default=[], help="so many jobs through drawbar only")
+    parser.add_argument("--chain", type=int, default=50, help="0 for none")
+    parser.add_argument("--remote", type=int, default=12, help="jobs through cluster-generic; 0 for none")
     parser.add_argument("--json", type=Path, help="write the figures to this file, too")
     asked = parser.parse_args()
-    workflows = {"one job": (1, WIDE.format(count=1))}
-    workflows |= {f"{count} jobs": (count, WIDE.format(count=count)) for count in asked.jobs}
-    workflows[f"chain of {asked.chain}"] = (asked.chain, CHAIN.format(count=asked.chain - 1))
-    figures: dict[str, dict[str, dict[str, float]]] = {}
+    both = ("snakemake", "drawbar")
+    rows = [(f"{count} jobs", runner, count, WIDE) for count in asked.jobs for runner in both]
+    rows += [(f"{count} jobs", "drawbar", count, WIDE) for count in asked.more]
+    if asked.chain:
+        rows += [(f"chain of {asked.chain}", runner, asked.chain, CHAIN) for runner in both]
+    if asked.remote:
+        rows += [(f"{asked.remote} jobs", "cluster-generic", asked.remote, WIDE)]
+        rows += [(f"chain of {REMOTE_CHAIN}", "cluster-generic", REMOTE_CHAIN, CHAIN)]
+    figures = []
     with tempfile.TemporaryDirectory(prefix="drawbar-bench-") as temporary:
-        print(f"{'workflow':14} {'runner':10} {'own':>8} {'children':>9} {'wall':>8} {'CPU ms/job':>11}")
-        started: dict[str, float] = {}
-        for name, (count, snakefile) in workflows.items():
-            for runner in RUNNERS:
-                cost = measure(runner, snakefile, Path(temporary, "work"))
-                started.setdefault(runner, cost.cpu)
-                each = (cost.cpu - started[runner]) / max(1, count - 1) * 1000
-                figures.setdefault(name, {})[runner] = {
-                    "own_s": cost.own,
-                    "children_s": cost.children,
-                    "wall_s": cost.wall,
-                    "cpu_ms_per_job": each,
-                }
-                shown = f"{cost.own:8.2f} {cost.children:9.2f} {cost.wall:8.2f} {each:11.1f}"
-                print(f"{name:14} {runner:10} {shown}", flush=True)
+        runners = Runners(Path(temporary))
+        floor = bare(200, Path(temporary)) * 1000
+        print(f"the command of a job alone: {floor:.1f} ms")
+        print(
+            f"{'workflow':14} {'runner':16} {'CPU s':>8} {'wall s':>8} {'ms per job':>11} {'without job':>12}"
+        )
+        start: dict[str, Cost] = {}
+        for name, runner, count, text in rows:
+            if runner not in start:
+                start[runner] = runners.run(runner, WIDE.format(count=1))
+                print(f"{'one job':14} {runner:16} {start[runner].cpu_s:8.2f} {start[runner].wall_s:8.2f}")
+            cost = runners.run(runner, text.format(count=count if text is WIDE else count - 1))
+            each = (cost.cpu_s - start[runner].cpu_s) / max(1, count - 1) * 1000
+            figures.append({"workflow": name, "runner": runner, **asdict(cost), "ms_per_job": each})
+            shown = f"{cost.cpu_s:8.2f} {cost.wall_s:8.2f} {each:11.1f} {each - floor:12.1f}"
+            print(f"{name:14} {runner:16} {shown}", flush=True)
     if asked.json:
-        asked.json.write_text(json.dumps(figures, indent=1))
+        asked.json.write_text(json.dumps({"floor_ms": floor, "runs": figures}, indent=1))
 
 
 if __name__ == "__main__":
