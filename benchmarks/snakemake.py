@@ -1,4 +1,4 @@
-"""Snakemake: CPU seconds per trivial job and per step of a chain, beside plain snakemake and its remote executor.
+"""Snakemake: CPU seconds per trivial job and per step of a chain, beside snakemake and its remote executor.
 
     python -m benchmarks.snakemake [--jobs 200 1000] [--more 5000] [--chain 50] [--remote 12]
 
