@@ -30,6 +30,8 @@ from drawbar.settings import load_settings
 
 _DEFAULTS = ("Snakefile", "snakefile", "workflow/Snakefile", "workflow/snakefile")
 """Where Snakemake looks for a workflow."""
+_UNBOUNDED_MIB = 1 << 40
+"""Memory of this machine: as for Snakemake, what rules ask for is bounded by `--resources` only."""
 _OUTPUT_CACHE = "SNAKEMAKE_OUTPUT_CACHE"
 """Snakemake's variable for the place of its between-workflow cache."""
 
@@ -71,7 +73,11 @@ def _run(asked: argparse.Namespace, rest: Sequence[str], home: Path) -> int:
     plugins = load_plugins()
     cores = _cores(asked.cores)
     environment = {**os.environ, "DRAWBAR_HOME": str(home)}
-    settings = load_settings(start=directory, environ=environment, overrides={"limits.cpus": cores})
+    settings = load_settings(
+        start=directory,
+        environ=environment,
+        overrides={"limits.cpus": cores, "backends.local.memory_mib": _UNBOUNDED_MIB},
+    )
     if snakefile.is_relative_to(directory):
         root, given = directory, list(rest)
     else:
