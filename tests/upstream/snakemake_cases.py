@@ -1,6 +1,6 @@
 """Snakemake's own test cases, run through `snakemake` and through `drawbar-snakemake`.
 
-    python tests/upstream/snakemake_cases.py [--both] [--parallel 2] [CASE...]
+    python tests/upstream/snakemake_cases.py [--plain] [--parallel 2] [CASE...]
 
 The cases are in Snakemake's source distribution, which is taken from the package index and kept in
 `build/`. A case is a call of `run(...)` in its `tests.py` that can be said as one command line, without
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import ast
 import concurrent.futures
+import fcntl
 import hashlib
 import json
 import os
@@ -32,6 +33,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent.parent
+PLAIN_RECORD = Path(__file__).with_name("snakemake_plain.json")
+"""How plain snakemake does with each case, where it was run last; written by `--plain --record`."""
 LIMIT_S = 240.0
 
 _LEFT_OUT_DECORATORS = frozenset(
@@ -70,15 +73,10 @@ _NO_RUN = re.compile(
 
 
 EXCEPTIONS = {
-    "test_cores_limited_by_global_supply": "a rule asks for 40 GB of memory, which Snakemake ignores on one "
-    "machine; drawbar refuses before the first job what its place can never give",
-    "test_default_resources_mebibytes": "a group runs as a Snakemake of its own, to which Snakemake hands "
-    "fractional default resources on rounded; so it is with every remote executor",
+    "test_default_resources_mebibytes": "a group runs as a Snakemake of its own, to which Snakemake says "
+    "mem_mb=953.67 for the default mem_mib=953.67; so it is with every remote executor",
     "test_groupid_expand_local": "expects that groups are ignored, as Snakemake does without a cluster; "
     "with drawbar they are groups (test_groupid_expand_cluster is the same with groups)",
-    "test_group_jobs_resources": "asks for 40 GB of memory, as above",
-    "test_global_resources_can_be_human_readable": "asks for 40 GB of memory, as above",
-    "test_resources_can_be_provided_in_mib": "asks for 40 GB of memory, as above",
 }
 """Cases that do not pass, and why."""
 
@@ -112,15 +110,20 @@ def sources() -> Path:
     wanted = version("snakemake")
     place = ROOT / "build" / "snakemake-sdist"
     tree = place / f"snakemake-{wanted}"
-    if not tree.is_dir():
-        place.mkdir(parents=True, exist_ok=True)
-        archive = place / f"snakemake-{wanted}.tar.gz"
-        if not archive.exists():
+    place.mkdir(parents=True, exist_ok=True)
+    with (place / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not tree.is_dir():
             pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
-            subprocess.run([*pip, "--dest", str(place), f"snakemake=={wanted}"], check=True)
-        with tempfile.TemporaryDirectory(dir=place) as temporary, tarfile.open(archive) as packed:
-            packed.extractall(temporary, filter="tar")
-            Path(temporary, tree.name).rename(tree)
+            subprocess.run(
+                [*pip, "--dest", str(place), f"snakemake=={wanted}"], check=True, stderr=subprocess.DEVNULL
+            )
+            with (
+                tempfile.TemporaryDirectory(dir=place) as temporary,
+                tarfile.open(place / f"{tree.name}.tar.gz") as packed,
+            ):
+                packed.extractall(temporary, filter="tar")
+                Path(temporary, tree.name).rename(tree)
     return tree
 
 
@@ -304,8 +307,9 @@ def table(record: Mapping[str, Mapping[str, Any]], known: Mapping[str, Case]) ->
         "",
         f"The portable cases among the tests of Snakemake {version('snakemake')}: those that can be said as",
         "one command line, without conda, containers, network, report or storage. Written by",
-        "`python tests/upstream/snakemake_cases.py --both --json build/cases.json --table "
-        "docs/results/snakemake-cases.md`.",
+        "`python tests/upstream/snakemake_cases.py --json build/cases.json --table "
+        "docs/results/snakemake-cases.md`;",
+        "plain snakemake's verdicts are those of `tests/upstream/snakemake_plain.json`.",
         "",
         f"- `snakemake` passes {len(plain)} of {len(shared)} on the machine of this table;",
         f"- of these, `drawbar-snakemake` passes {len(both)};",
@@ -327,6 +331,22 @@ def table(record: Mapping[str, Mapping[str, Any]], known: Mapping[str, Case]) ->
     return "\n".join(lines) + "\n"
 
 
+def plain_record() -> dict[str, Any]:
+    """The version of Snakemake, and for each case how it does: an empty text for a pass, or why not."""
+    record: dict[str, Any] = json.loads(PLAIN_RECORD.read_text())
+    return record
+
+
+def write_record(verdicts: Mapping[str, str]) -> None:
+    """Keep these verdicts, of the version that is installed here."""
+    record = {"snakemake": version("snakemake"), "verdicts": verdicts}
+    PLAIN_RECORD.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+
+
+def _clusters(known: Mapping[str, Case]) -> dict[str, str]:
+    return {name: "needs a cluster" for name, case in known.items() if case.cluster}
+
+
 PLAIN = [sys.executable, "-m", "snakemake"]
 DRAWBAR = [sys.executable, "-m", "drawbar_snakemake.command"]
 
@@ -337,7 +357,9 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="CASE")
     parser.add_argument("--plain", action="store_true", help="only through snakemake")
     parser.add_argument("--parallel", type=int, default=2)
-    parser.add_argument("--both", action="store_true", help="through both, side by side")
+    parser.add_argument(
+        "--record", action="store_true", help="keep plain snakemake's verdicts in the repository"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="add the verdicts to this file")
     parser.add_argument("--table", type=Path, metavar="FILE", help="write the verdicts in --json as a page")
     parser.add_argument("--none", action="store_true", help="run nothing, only write the table")
@@ -347,8 +369,6 @@ def main() -> int:
     known = cases(tree)
     names = [] if asked.none else asked.names or list(known)
     programs = {"plain": PLAIN} if asked.plain else {"drawbar": DRAWBAR}
-    if asked.both:
-        programs = {"plain": PLAIN, "drawbar": DRAWBAR}
     record: dict[str, Any] = json.loads(asked.json.read_text()) if asked.json and asked.json.exists() else {}
     failed = 0
     with concurrent.futures.ThreadPoolExecutor(asked.parallel) as pool:
@@ -368,7 +388,12 @@ def main() -> int:
                 print(verdict.output)
             if asked.json:
                 asked.json.write_text(json.dumps(record, indent=1, sort_keys=True))
+    if asked.plain and asked.record:
+        verdicts = {name: record[name]["plain"]["why"] for name in record if "plain" in record[name]}
+        write_record({**plain_record()["verdicts"], **verdicts, **_clusters(known)})
     if asked.table:
+        for name, why in plain_record()["verdicts"].items():
+            record.setdefault(name, {})["plain"] = {"why": why}
         asked.table.parent.mkdir(exist_ok=True)
         asked.table.write_text(table(record, known))
     print(f"{len(futures) - failed} of {len(futures)} pass")
