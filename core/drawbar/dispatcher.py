@@ -119,8 +119,8 @@ class Dispatcher:
 
     @property
     def trouble(self) -> list[str]:
-        """What backends cannot do at the moment."""
-        return [f"{place.name}: {place.problem}" for place in self._places.values() if place.problem]
+        """What backends cannot do at the moment, and what is waited for besides them."""
+        return [f"{place.name}: {each}" for place in self._places.values() for each in place.troubles]
 
     def discard(self, rows: Iterable[AttemptRow]) -> None:
         """These results do not count any more; their jobs are repeated."""
@@ -385,9 +385,7 @@ class Dispatcher:
                 self._end(row, JobResult(reason=Reason.REJECTED, message=why))
             else:
                 self.counts.queued += 1
-                if waits := place.push(row, cost, self._spec(row).image, self._no_image):
-                    row.message = waits
-                    self._report(row)
+                place.push(row, cost, self._spec(row).image, self._no_image)
 
     def _no_image(self, row: AttemptRow, why: str) -> None:
         self.counts.queued -= 1

@@ -81,19 +81,18 @@ class Place:
 
     # waiting
 
-    def push(self, row: AttemptRow, cost: Cost, image: str | None, unable: Unable) -> str:
-        """Have an attempt wait for its turn, and before that for its image; what it waits for in words.
+    def push(self, row: AttemptRow, cost: Cost, image: str | None, unable: Unable) -> None:
+        """Have an attempt wait for its turn, and before that for its image.
 
         `unable` gets the attempt and the reason when the image cannot be had.
         """
         if image is None or self._files is None or not self._files.missing(image):
             self.queue.push(row, cost)
-            return ""
+            return
         held = self._held.setdefault(image, [])
         held.append((row, cost))
         if len(held) == 1:
             self._files.fetch(image, lambda why: self._post(lambda: self._fetched(image, why, unable)))
-        return f"the image {image} is being fetched"
 
     def _fetched(self, image: str, why: str | None, unable: Unable) -> None:
         for row, cost in self._held.pop(image, ()):
@@ -101,6 +100,12 @@ class Place:
                 self.queue.push(row, cost)
             else:
                 unable(row, why)
+
+    @property
+    def troubles(self) -> list[str]:
+        """What is to be said of this backend at the moment."""
+        fetching = [f"waits for the image {image}" for image, held in self._held.items() if held]
+        return [*([self.problem] if self.problem else []), *fetching]
 
     @property
     def waiting(self) -> int:
