@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 
 from drawbar.backend import Accepted, Attempt, InDoubt, JobStatus
 from drawbar.errors import DrawbarError, Problem, Severity
+from drawbar.lastlines import last_lines
 from drawbar.model import JobResult, JobSpec
 from drawbar.settings import load_settings
 
 if TYPE_CHECKING:
     from drawbar.batch import BatchBackend
+    from drawbar.runtime import Runtime
 
 
 class _Listener:
@@ -56,7 +58,7 @@ def round_trip(backend: BatchBackend) -> list[Problem]:
     try:
         probe.start(listener)
         try:
-            problems = _run(probe, listener, directory)
+            problems = _run(probe, listener, directory, backend.runtime)
         finally:
             probe.close()
     except DrawbarError as error:
@@ -65,14 +67,18 @@ def round_trip(backend: BatchBackend) -> list[Problem]:
     return problems
 
 
-def _run(probe: BatchBackend, listener: _Listener, directory: Path) -> list[Problem]:
+def _run(probe: BatchBackend, listener: _Listener, directory: Path, runtime: Runtime | None) -> list[Problem]:
     name, word = probe.name, secrets.token_hex(8)
     (directory / "asked").write_text(word)
+    command = ["cp", str(directory / "asked"), str(directory / "answered")]
+    if runtime is not None:  # after the copy, so that what failed can be told
+        script = 'program=$1; shift; "$@" && exec "$program" --version'
+        command = ["/bin/sh", "-c", script, "sh", runtime.program, *command]
     spec = JobSpec(
         identity="check",
         name="check",
         step="check",
-        argv=("cp", str(directory / "asked"), str(directory / "answered")),
+        argv=tuple(command),
         directory=str(directory),
         canonical=None,
     )
@@ -96,6 +102,16 @@ def _run(probe: BatchBackend, listener: _Listener, directory: Path) -> list[Prob
         ]
     result = listener.result
     assert result is not None
+    if not result.ok and runtime is not None and (directory / "answered").exists():
+        said = " ".join(last_lines(Path(result.stderr or "")))
+        program = f"{runtime.program!r}, which runs images,"
+        return [
+            Problem(
+                message=f"{name}: {program} does not run on {result.host}: {said}",
+                hint="install Apptainer on the nodes, load its module with `modules` of the backend, or say "
+                "where it is with apptainer.program",
+            )
+        ]
     if not result.ok:
         began = result.started is not None
         return [

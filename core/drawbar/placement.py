@@ -85,9 +85,7 @@ class Placer:
     def get(self, name: str) -> Backend:
         """The backend of a name that settings or plugins know, made once."""
         if name not in self.backends:
-            backend = self.backends[name] = self.settings.create_backend(name, self.plugins)
-            if self.choice is Containers.APPTAINER and BackendFeature.RUNTIME in backend.features:
-                backend.runtime = self.settings.runtime
+            self.backends[name] = self.settings.create_backend(name, self.plugins, containers=self.containers)
         return self.backends[name]
 
     @property

@@ -20,6 +20,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from drawbar.backend import BackendFeature
 from drawbar.errors import PluginError, Problem, SettingsError, Severity
 from drawbar.images import Pull
 from drawbar.layers import (
@@ -200,9 +201,10 @@ class Settings:
         table = self.backends.get(name, BackendSettings())
         return table.kind or name, table.options
 
-    def create_backend(self, name: str, plugins: Plugins) -> Backend:
+    def create_backend(self, name: str, plugins: Plugins, *, containers: Containers | None = None) -> Backend:
         """A new backend under a configured name, or of a kind that needs no configuration.
 
+        `containers` is how images are used, where that is not as the settings say.
         Raises `PluginError` when there is none of this name or its plugin cannot be used, and
         `SettingsError` when its options are wrong.
         """
@@ -215,7 +217,11 @@ class Settings:
             raise PluginError(f"{error}; configured here: {', '.join(sorted(self.backends))}") from error
         if any(each.name == "pull" for each in cls.Options.declared()):
             options = {"pull": self.images.pull, **options}
-        return cls(cls.Options.parse(options, where=f"backends.{name}"))
+        backend = cls(cls.Options.parse(options, where=f"backends.{name}"))
+        wanted = (containers or self.containers) is Containers.APPTAINER
+        if wanted and BackendFeature.RUNTIME in backend.features:
+            backend.runtime = self.runtime
+        return backend
 
     @property
     def runtime(self) -> Runtime:

@@ -98,6 +98,8 @@ class LocalBackend(Backend):
             return [Problem(message=f"local backend: {error}")]
         if not sys.executable:
             return [Problem(message="local backend: Python does not know its own program (sys.executable)")]
+        if self.runtime is not None and (missing := self.runtime.missing()):
+            return [Problem(message=f"local backend: {missing}")]
         return []
 
     def capacity(self) -> Capacity:
