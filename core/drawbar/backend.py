@@ -30,7 +30,6 @@ class BackendFeature(StrEnum):
     """What a backend can do beyond running a command in a shared workspace."""
 
     CONTAINERS = "containers"  # runs a job in its image
-    IMAGE_FILES = "image-files"  # an image may also be a `.sif` file or an unpacked directory, by its path
     RUNTIME = "runtime"  # runs a job in its image by means of a program such as Apptainer, when told to
     MEMORY_LIMIT = "memory-limit"  # ends a job above its memory limit, and proves it
     WALLTIME = "walltime"  # ends a job above its wall time
@@ -172,9 +171,9 @@ class Backend(ABC):
     def find_image(self, image: str) -> FoundImage | None:
         """Whether an image is here, and which one it is; None when this backend cannot tell.
 
-        Fetches nothing. An exception means that nothing is known now.
+        Fetches nothing. An exception means that nothing is known now. May be called before `start`.
         """
-        return None
+        return None if self.runtime is None else FoundImage(here=self.runtime.has(image))
 
     def fetch_image(self, image: str, progress: Callable[[str], None]) -> str | None:
         """Have an image here, as the pull policy says; its digest, or None when that is not known.

@@ -109,6 +109,7 @@ class Drive:
         row = self.store.run(self.spec.id)
         self.store.add_run(self.spec.id)
         self.facts.update(row.facts if row else {})
+        self.placing.restore()
         self.store.commit()
         self._check_from_step()
         self.dispatcher.recover()

@@ -33,6 +33,8 @@ class Placer:
     backend: str | None = None
     containers: Containers | None = None
     backends: dict[str, Backend] = field(default_factory=dict)
+    fallback: str | None = None
+    """Where steps go for which nobody names a backend, where that differs from the settings."""
 
     def place(
         self,
@@ -50,7 +52,7 @@ class Placer:
         Raises `Unsupported` naming the step, the reason and the remedy when it can run nowhere, and
         `PluginError` or `SettingsError` when the backend asked for cannot be used.
         """
-        name = self._choose(step, image, resources, hints)
+        name = self.asked(step, image, resources, hints) or self.fallback or self.settings.backend
         backend = self.get(name)
         known = self.settings.backends.get(name, BackendSettings())
         if library and known.engine_image:
@@ -93,7 +95,17 @@ class Placer:
         """How images are used."""
         return self.containers or self.settings.containers
 
-    def _choose(self, step: str, image: str | None, resources: Resources, hints: Mapping[str, Any]) -> str:
+    def follow(self, backend: str, containers: Containers) -> None:
+        """Use what was chosen for the run, before any job is handed over."""
+        self.fallback, self.containers = backend, containers
+        for name, each in list(self.backends.items()):
+            if BackendFeature.RUNTIME in each.features:
+                del self.backends[name]  # made anew as `containers` says
+
+    def asked(
+        self, step: str, image: str | None, resources: Resources, hints: Mapping[str, Any]
+    ) -> str | None:
+        """The backend that user, step or site policy name for a step, or None."""
         if self.backend is not None:
             return self.backend
         known = [*self.settings.backends, *(set(self.plugins.backends) - set(self.settings.backends))]
@@ -109,15 +121,13 @@ class Placer:
                     )
                 )
             return wish
-        policy = self.plugins.place(step=step, image=image, resources=resources, hints=hints, backends=known)
-        return policy or self.settings.backend
+        return self.plugins.place(step=step, image=image, resources=resources, hints=hints, backends=known)
 
     def _resolve(self, backend: Backend, step: str, image: str) -> str:
         """The image to run for one that is named, if it may be."""
         policy = self.settings.images
-        files = backend.runtime is not None or BackendFeature.IMAGE_FILES in backend.features
         try:
-            resolved = resolve(image, policy, files=files)
+            resolved = resolve(image, policy, files=backend.runtime is not None)
         except ValueError as error:
             hint = "correct it, or name another for it in images.aliases of drawbar.toml"
             raise Unsupported(Problem(message=str(error), step=step, hint=hint)) from error

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from drawbar.choosing import Choice, choose
 from drawbar.codec import decode, encode
 from drawbar.engine import Placement, WorkflowInfo
 from drawbar.errors import DrawbarError, Problem, SpecError
@@ -59,8 +60,17 @@ class Placing:
         """Whether an engine waits for an image."""
         return bool(self._waiting)
 
+    def restore(self) -> None:
+        """Go on with what the run chose when it was first driven."""
+        if (choice := self._facts.get("choice")) is not None:
+            kept = decode(Choice, choice)
+            self._placer.follow(kept.backend, kept.containers)
+
     def begin(self, info: WorkflowInfo) -> None:
-        """The workflow is known: refuse what could never run, and begin to fetch its images."""
+        """The workflow is known: choose where it runs, refuse what cannot, and begin to fetch its images."""
+        if "choice" not in self._facts and (choice := choose(self._placer, info)) is not None:
+            self._facts["choice"] = encode(choice)
+            self._note(str(choice))
         placed = check_places(self._placer, info)
         for remark in remarks(placed):
             self._note(remark)

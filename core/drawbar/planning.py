@@ -6,12 +6,13 @@ The engine is asked in a process of its own, and steps are placed by the code th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from drawbar import enginehost
 from drawbar.analysis import Analysis
-from drawbar.backend import BackendFeature
+from drawbar.backend import Backend, BackendFeature
+from drawbar.choosing import choose
 from drawbar.engine import EngineFeature, Placement, StepInfo, WorkflowInfo
 from drawbar.errors import Problem, Severity, SpecError, by_message
 from drawbar.gherkin import load_features
@@ -37,6 +38,8 @@ class Plan:
     steps: tuple[StepPlan, ...]
     problems: tuple[Problem, ...]
     """Errors first; those of steps that have no place are among them."""
+    backends: Mapping[str, Backend] = field(default_factory=dict)
+    """The backends that steps were placed on, not started."""
 
     @property
     def valid(self) -> bool:
@@ -78,11 +81,8 @@ def examine(
         except SpecError as error:
             problems += error.problems
     placer = Placer(settings, plugins, backend, Containers(container) if container else None)
-    steps = []
-    for step, place in places(placer, info) if info else ():
-        if isinstance(place, SpecError):
-            problems += place.problems
-        steps.append(StepPlan(info=step, place=place))
+    steps = _placed(placer, info) if info else []
+    problems += [each for step in steps if isinstance(step.place, SpecError) for each in step.place.problems]
     placed = [(step.info, step.place) for step in steps if isinstance(step.place, Placement)]
     problems += _ignored_images(steps, placer)
     if floating := floating_images(placed):
@@ -94,7 +94,15 @@ def examine(
         problems += error.problems
     problems = by_message(problems)
     problems.sort(key=lambda problem: problem.severity is not Severity.ERROR)
-    return Plan(info=info, steps=tuple(steps), problems=tuple(problems))
+    return Plan(info=info, steps=tuple(steps), problems=tuple(problems), backends=placer.backends)
+
+
+def _placed(placer: Placer, info: WorkflowInfo) -> list[StepPlan]:
+    try:
+        choose(placer, info)
+    except SpecError as error:
+        return [StepPlan(info=step, place=error if step.jobs != 0 else None) for step in info.steps]
+    return [StepPlan(info=step, place=place) for step, place in places(placer, info)]
 
 
 def _inspects_without_execution(plugins: Plugins, engine: str) -> bool:

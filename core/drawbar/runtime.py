@@ -135,6 +135,10 @@ class Runtime:
         unique = hashlib.sha256(name.encode()).hexdigest()[:16]
         return f"{self.images}/{re.sub('[^A-Za-z0-9.-]', '_', name)[-80:]}-{unique}.sif"
 
+    def has(self, image: str) -> bool:
+        """Whether an image is here. ValueError for what names none."""
+        return Path(self.path_of(image)).exists()
+
     def missing(self, image: str | None = None) -> str | None:
         """Why this machine cannot run images, or not this one, which is named by its path; or None."""
         if not shutil.which(self.program):

@@ -196,6 +196,15 @@ class Settings:
     origins: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     warnings: tuple[Problem, ...] = field(default=(), repr=False, compare=False)
 
+    @property
+    def names_backend(self) -> bool:
+        """Whether anybody has set `backend`."""
+        return "backend" in self.origins or self.backend != "local"
+
+    def named(self, kind: str) -> str:
+        """The first backend of a kind that is configured, else the one that needs no configuration."""
+        return next((name for name in self.backends if self.backend_table(name)[0] == kind), kind)
+
     def backend_table(self, name: str) -> tuple[str, Mapping[str, Any]]:
         """The kind of a named backend, and that kind's own options as they were written."""
         table = self.backends.get(name, BackendSettings())

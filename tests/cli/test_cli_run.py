@@ -284,11 +284,14 @@ def test_names_from_a_specification_cannot_write_on_the_terminal(cli):
 
 def test_images_are_not_ignored_unasked(cli):
     cli.analysis({"only": ["true"]})
-    done = cli("validate", "analysis", status=2, DRAWBAR_CONTAINERS="auto")
+    done = cli("validate", "analysis", "--backend", "local", status=2, DRAWBAR_CONTAINERS="auto")
     assert "example.org/image:1" in done.stderr
     assert "--no-container" in done.stderr
     assert cli("validate", "analysis", "--no-container", DRAWBAR_CONTAINERS="auto").stdout
-    assert "no containers" in cli("plan", "analysis", status=2, DRAWBAR_CONTAINERS="auto").stdout
+    assert (
+        "no containers"
+        in cli("plan", "analysis", "--backend", "local", status=2, DRAWBAR_CONTAINERS="auto").stdout
+    )
 
 
 def test_a_stack_trace_only_when_asked_for(cli):

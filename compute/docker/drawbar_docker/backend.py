@@ -33,7 +33,7 @@ from drawbar.model import JobResult, JobSpec, JobState, Reason
 from drawbar.options import Options as BaseOptions
 
 from drawbar_docker import containers, records, results
-from drawbar_docker.engine import Engine, EngineError, Facts
+from drawbar_docker.engine import REMEDY, Engine, EngineError, Facts
 from drawbar_docker.images import Image, ImageError, Images, reference_of
 from drawbar_docker.jobs import Job, Phase
 from drawbar_docker.options import DockerOptions
@@ -93,7 +93,7 @@ class DockerBackend(Backend):
         try:
             self._engine.facts()
         except BackendError as error:
-            return [Problem(message=f"docker backend: {error}")]
+            return [Problem(message=f"docker backend: {error}", hint=REMEDY)]
         return []
 
     def capacity(self) -> Capacity:
@@ -128,12 +128,14 @@ class DockerBackend(Backend):
 
     def start(self, events: EventSink) -> None:
         """Begin to watch. Raises `BackendError`, with the remedy, when no engine answers."""
-        self._facts()
+        try:
+            self._facts()
+        except BackendError as error:
+            raise BackendError(f"{error}; {REMEDY}", transient=True) from error
         self._events = events
         self._timers = Timers("drawbar-docker-timers")
         self._watcher = Watcher(
             self._engine,
-            containers.TAG,
             hear=self._hear,
             reconcile=self._reconcile,
             trouble=self._events.trouble,

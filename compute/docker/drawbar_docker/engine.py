@@ -132,7 +132,7 @@ class Engine:
             )
         except (docker.errors.DockerException, OSError, ValueError) as error:
             raise BackendError(
-                f"no container engine answers at {self.place} ({_last_cause(error)}); {REMEDY}",
+                f"no container engine answers at {self.place} ({_last_cause(error)})",
                 transient=True,
             ) from error
 
@@ -182,15 +182,18 @@ class Engine:
         )
         return _demultiplexed(answer.content).decode(errors="replace").strip()
 
-    def events(self, label: str, since: float, until: float) -> EventStream:
-        """What happens to containers with this label, as events, until that time; it can be closed."""
+    def events(self, since: float, until: float) -> EventStream:
+        """What happens to containers, as events, until that time; it can be closed.
+
+        Of all containers: Podman tells nothing when asked for those with a label.
+        """
         import docker
 
         answer = self._call(
             "GET",
             "/events",
             params={
-                "filters": json.dumps({"type": ["container"], "label": [label]}),
+                "filters": json.dumps({"type": ["container"]}),
                 "since": f"{since:.0f}",
                 "until": f"{until:.0f}",
             },

@@ -20,7 +20,7 @@ _LONGEST_PAUSE_S = 5.0
 
 
 class Watcher:
-    """A thread that calls `hear` with each event of containers with a label.
+    """A thread that calls `hear` with each event of containers.
 
     Whenever a stream of events begins, `reconcile` is called, with the time that the engine was gone
     for, if it was; what both raise as `BackendError` ends the stream. `trouble` is told that the
@@ -30,14 +30,12 @@ class Watcher:
     def __init__(
         self,
         engine: Engine,
-        label: str,
         *,
         hear: Callable[[Mapping[str, Any]], None],
         reconcile: Callable[[Window | None], None],
         trouble: Callable[[str], None],
     ) -> None:
         self._engine = engine
-        self._label = label
         self._hear = hear
         self._reconcile = reconcile
         self._trouble = trouble
@@ -76,7 +74,7 @@ class Watcher:
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
 
     def _open(self, heard: float) -> EventStream:
-        stream = self._engine.events(self._label, heard - _OVERLAP_S, time.time() + _STREAM_S)
+        stream = self._engine.events(heard - _OVERLAP_S, time.time() + _STREAM_S)
         with self._lock:
             self._stream = stream
             if self._closing.is_set():

@@ -34,6 +34,7 @@ SECTIONS = {
     "Check": {
         "validate": Entry("checking", "validate", "Find every problem of an analysis at once."),
         "plan": Entry("checking", "plan", "Show the steps, and whether each can run."),
+        "images": Entry("imaging", "images", "List the images of an analysis."),
     },
     "Clean up": {
         "delete": Entry("cleaning", "delete", "Delete runs with all their files."),

@@ -48,7 +48,7 @@ def validate(app: App, /, analysis: str, no_exec: bool, as_json: bool, **given: 
       drawbar validate workflow/main.cwl --backend slurm
       drawbar validate somebody/Snakefile --no-exec
     """
-    found, plan, problems = _examine(app, analysis, allow_execution=not no_exec, **given)
+    found, plan, problems = examine_given(app, analysis, allow_execution=not no_exec, **given)
     errors = [problem for problem in problems if problem.severity is Severity.ERROR]
     steps = len(plan.steps) if plan and plan.info else None
     if as_json:
@@ -84,7 +84,7 @@ def plan(app: App, /, analysis: str, why: str | None, as_json: bool, **given: An
       drawbar plan --backend slurm
       drawbar plan --why fit
     """
-    found, planned, problems = _examine(app, analysis, **given)
+    found, planned, problems = examine_given(app, analysis, **given)
     if found is None or planned is None or planned.info is None:
         raise SpecError(problems)
     if why is not None:
@@ -108,7 +108,7 @@ def plan(app: App, /, analysis: str, why: str | None, as_json: bool, **given: An
     click.get_current_context().exit(0 if planned.valid else 2)
 
 
-def _examine(
+def examine_given(
     app: App,
     analysis: str,
     *,
