@@ -173,7 +173,7 @@ class Backend(ABC):
 
         Fetches nothing. An exception means that nothing is known now. May be called before `start`.
         """
-        return None if self.runtime is None else FoundImage(here=self.runtime.has(image))
+        return None if self.runtime is None else self.runtime.find(image)
 
     def fetch_image(self, image: str, progress: Callable[[str], None]) -> str | None:
         """Have an image here, as the pull policy says; its digest, or None when that is not known.
@@ -183,6 +183,8 @@ class Backend(ABC):
         perhaps for several images at once. `progress` takes a sentence, again and again. What is
         raised fails nothing: the jobs will.
         """
+        if self.runtime is not None:
+            return self.runtime.fetch(image, progress)
         found = self.find_image(image)
         return found.digest if found else None
 

@@ -39,9 +39,10 @@ from drawbar.batchjobs import Jobs
 from drawbar.batchresults import Seen
 from drawbar.batchscript import Submitted, Surroundings
 from drawbar.errors import BackendError, Problem, SettingsError
-from drawbar.model import JobSpec
+from drawbar.model import JobSpec, Reason
 from drawbar.options import Options as BaseOptions
 from drawbar.options import option
+from drawbar.runtime import NoImage
 
 BASE_ENVIRONMENT = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "TZ")
 """Variables of the driver that the scheduler's commands, and through them jobs, may get."""
@@ -205,6 +206,8 @@ class BatchBackend(Backend):
             try:
                 self._surroundings.command(attempt)
                 groups.setdefault(self.directives(attempt.spec), []).append(attempt)
+            except NoImage as error:
+                answers[attempt.tag] = Refused(message=str(error), reason=Reason.IMAGE)
             except ValueError as error:
                 answers[attempt.tag] = Refused(message=str(error))
         tags = {attempt.tag for group in groups.values() for attempt in group}

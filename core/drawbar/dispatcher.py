@@ -115,12 +115,12 @@ class Dispatcher:
     @property
     def busy(self) -> bool:
         """Whether any job is queued or at a backend."""
-        return bool(self._active) or any(place.waiting for place in self._places.values())
+        return bool(self._active) or any(place.queue.size for place in self._places.values())
 
     @property
     def trouble(self) -> list[str]:
-        """What backends cannot do at the moment, and what is waited for besides them."""
-        return [f"{place.name}: {each}" for place in self._places.values() for each in place.troubles]
+        """What backends cannot do at the moment."""
+        return [f"{place.name}: {place.problem}" for place in self._places.values() if place.problem]
 
     def discard(self, rows: Iterable[AttemptRow]) -> None:
         """These results do not count any more; their jobs are repeated."""
@@ -226,7 +226,7 @@ class Dispatcher:
         rows = [row for name in names if (row := self.history.last(name)) is not None]
         tags = {row.tag for row in rows}
         for place in self._places.values():
-            self._end_waiting(place.take_out(lambda row: row.tag in tags), "the workflow cancelled it")
+            self._end_waiting(place.queue.take_out(lambda row: row.tag in tags), "the workflow cancelled it")
         for row in rows:
             if self._repeats.pop(row.job, None) is not None:
                 self._deliver(row)
@@ -236,7 +236,7 @@ class Dispatcher:
         """The run is to stop: nothing new is handed over, everything in flight is cancelled."""
         self.cancelling = True
         for place in self._places.values():
-            self._end_waiting(place.take_out(lambda _: True), "the run was cancelled")
+            self._end_waiting(place.queue.take_out(lambda _: True), "the run was cancelled")
         self._cancel(list(self._active.values()))
 
     # to the backends
@@ -385,11 +385,7 @@ class Dispatcher:
                 self._end(row, JobResult(reason=Reason.REJECTED, message=why))
             else:
                 self.counts.queued += 1
-                place.push(row, cost, self._spec(row).image, self._no_image)
-
-    def _no_image(self, row: AttemptRow, why: str) -> None:
-        self.counts.queued -= 1
-        self._end(row, JobResult(reason=Reason.IMAGE, message=why))
+                place.queue.push(row, cost)
 
     def _end_waiting(self, rows: Sequence[AttemptRow], message: str) -> None:
         self.counts.queued -= len(rows)

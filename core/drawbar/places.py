@@ -9,14 +9,12 @@ from typing import Any
 
 from drawbar.backend import Attempt, Backend, InDoubt, JobStatus, Submission
 from drawbar.errors import InfrastructureError
-from drawbar.imagefiles import ImageFiles
 from drawbar.lanes import Lane
-from drawbar.queueing import Budget, Cost, Queue, Rate
+from drawbar.queueing import Budget, Queue, Rate
 from drawbar.store import AttemptRow
 
 Post = Callable[[Callable[[], None]], None]
 """Has a function called on the driver's thread; may be called from any thread."""
-Unable = Callable[[AttemptRow, str], None]
 
 _FIRST_LOOK_S = 0.2
 _LONGEST_LOOK_S = 30.0
@@ -48,9 +46,6 @@ class Place:
         self._backend = backend
         self._post = post
         self._heard = heard
-        self._files = ImageFiles(backend.runtime) if backend.runtime is not None else None
-        self._held: dict[str, list[tuple[AttemptRow, Cost]]] = {}
-        """Jobs whose image is being fetched, by it."""
         self._submits = Lane(f"drawbar-{name}-submit", backend.deadline_s)
         self._others = Lane(f"drawbar-{name}", backend.deadline_s)
         self._doubts: dict[str, tuple[Attempt, float]] = {}
@@ -78,46 +73,6 @@ class Place:
     def trouble(self, message: str) -> None:
         """The backend cannot see its jobs at the moment."""
         self._post(lambda: setattr(self, "problem", message))
-
-    # waiting
-
-    def push(self, row: AttemptRow, cost: Cost, image: str | None, unable: Unable) -> None:
-        """Have an attempt wait for its turn, and before that for its image.
-
-        `unable` gets the attempt and the reason when the image cannot be had.
-        """
-        if image is None or self._files is None or not self._files.missing(image):
-            self.queue.push(row, cost)
-            return
-        held = self._held.setdefault(image, [])
-        held.append((row, cost))
-        if len(held) == 1:
-            self._files.fetch(image, lambda why: self._post(lambda: self._fetched(image, why, unable)))
-
-    def _fetched(self, image: str, why: str | None, unable: Unable) -> None:
-        for row, cost in self._held.pop(image, ()):
-            if why is None:
-                self.queue.push(row, cost)
-            else:
-                unable(row, why)
-
-    @property
-    def troubles(self) -> list[str]:
-        """What is to be said of this backend at the moment."""
-        fetching = [f"waits for the image {image}" for image, held in self._held.items() if held]
-        return [*([self.problem] if self.problem else []), *fetching]
-
-    @property
-    def waiting(self) -> int:
-        """How many attempts have not been handed over."""
-        return self.queue.size + sum(map(len, self._held.values()))
-
-    def take_out(self, unwanted: Callable[[AttemptRow], bool]) -> list[AttemptRow]:
-        """Take out every waiting attempt of which `unwanted` holds."""
-        out = [row for held in self._held.values() for row, _ in held if unwanted(row)]
-        for image, held in self._held.items():
-            self._held[image] = [entry for entry in held if not unwanted(entry[0])]
-        return out + self.queue.take_out(unwanted)
 
     # what the backend is asked
 
@@ -224,8 +179,6 @@ class Place:
 
     def close(self) -> None:
         """Let go of the backend; jobs stay alive."""
-        if self._files is not None:
-            self._files.close()
         self._submits.close()
         self._others.close()
         with suppress(Exception):  # whatever it says, jobs stay alive and nothing more is asked of it

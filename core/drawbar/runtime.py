@@ -12,18 +12,19 @@ characters that nobody touches, and a constant script unpacks them inside.
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import os
 import re
 import shlex
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from drawbar.backend import Attempt
-from drawbar.images import Pull, full_name, is_file
+from drawbar import imagefiles
+from drawbar.backend import Attempt, FoundImage
+from drawbar.errors import BackendError
+from drawbar.images import Pull
 from drawbar.lastlines import last_lines
 from drawbar.model import JobSpec, Mount, WorkspaceNeed
 from drawbar.mounts import mounts_of
@@ -54,6 +55,10 @@ the shell itself has.
 """
 
 
+class NoImage(ValueError):
+    """A job's image is not here."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runtime:
     """A program that runs commands in images: a name on PATH, or a path.
@@ -66,6 +71,8 @@ class Runtime:
     shared: tuple[str, ...] = ()
     images: str = ""
     pull: Pull = Pull.MISSING
+    problems: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
+    """Why images could not be fetched."""
 
     def wrap(
         self, attempt: Attempt, *, inside: Mapping[str, str] | None = None, scratch: str | None = None
@@ -77,10 +84,11 @@ class Runtime:
         attempt alone for /tmp and the home directory, which can also be given when the command is run,
         in the variable `scratch_variable`; without one they lie in memory, and are small.
 
-        Raises ValueError when the program cannot be told what the job wants.
+        Raises ValueError when the program cannot be told what the job wants, and `NoImage` when its
+        image was to be fetched, and was not.
         """
         spec = attempt.spec
-        image = self.path_of(spec.image or "")
+        image = self._ready(spec.image or "")
         if "=" in spec.argv[0]:
             raise ValueError(f"the command {spec.argv[0]!r} has a '=' in its name")
         arguments = [self.program, "--silent", "exec", "--containall"]
@@ -111,6 +119,12 @@ class Runtime:
         )
         return replace(attempt, spec=wrapped)
 
+    def _ready(self, image: str) -> str:
+        path = self.path_of(image)
+        if path != image and not Path(path).exists():
+            raise NoImage(self.problems.get(image) or f"the image {image} has not been fetched")
+        return path
+
     @property
     def inside_prefix(self) -> str:
         """What the name of a variable begins with that is meant for the inside of containers."""
@@ -127,17 +141,29 @@ class Runtime:
 
     def path_of(self, image: str) -> str:
         """Where an image is, or will be when it has been fetched. ValueError for what names none."""
-        if image.startswith("/"):
-            return image
-        if is_file(image):
-            raise ValueError(f"the image {image!r} needs a path that begins with /")
-        name = full_name(image)
-        unique = hashlib.sha256(name.encode()).hexdigest()[:16]
-        return f"{self.images}/{re.sub('[^A-Za-z0-9.-]', '_', name)[-80:]}-{unique}.sif"
+        return imagefiles.place_of(image, self.images)
 
-    def has(self, image: str) -> bool:
-        """Whether an image is here. ValueError for what names none."""
-        return Path(self.path_of(image)).exists()
+    def find(self, image: str) -> FoundImage:
+        """Whether an image is here, and which one it is. Raises as `imagefiles.digest_of` does."""
+        path = Path(self.path_of(image))
+        if not path.exists():
+            return FoundImage(here=False)
+        return FoundImage(here=True, digest=imagefiles.digest_of(path, Path(self.images)))
+
+    def fetch(self, image: str, progress: Callable[[str], None]) -> str | None:
+        """Have an image here; its digest, or None when it is no file of this machine.
+
+        A failure is raised, as `imagefiles.fetch` does, and told again by whatever wants to run in it.
+        """
+        path = Path(self.path_of(image))
+        self.problems.pop(image, None)
+        if str(path) != image:
+            try:
+                imagefiles.fetch(image, path, self.program, self.pull, progress)
+            except BackendError as error:
+                self.problems[image] = str(error)
+                raise
+        return self.find(image).digest
 
     def missing(self, image: str | None = None) -> str | None:
         """Why this machine cannot run images, or not this one, which is named by its path; or None."""

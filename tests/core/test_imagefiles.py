@@ -1,14 +1,20 @@
-"""Images of registries as files: fetched once, told to all who wait, and never half there."""
+"""Images of registries as files: fetched once, told with the remedy, and never half there."""
 
 from __future__ import annotations
 
-import threading
+import hashlib
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from drawbar.imagefiles import ImageFiles
+from drawbar.backend import Attempt
+from drawbar.errors import BackendError
 from drawbar.images import Pull
-from drawbar.runtime import Runtime
+from drawbar.model import JobSpec
+from drawbar.runtime import NoImage, Runtime
 
 PROGRAM = """#!/bin/sh
 echo "$*" >>"{directory}/calls"
@@ -16,6 +22,7 @@ while [ -e "{directory}/gate" ]; do sleep 0.02; done
 case $4 in *refused*) echo "FATAL:   connection refused" >&2; exit 255 ;; esac
 echo image >"$3"
 """
+IMAGE = b"image\n"
 
 
 @pytest.fixture
@@ -27,31 +34,11 @@ def site(tmp_path):
 
 
 @pytest.fixture
-def open_files(site):
-    opened = []
+def make(site):
+    def make(pull=Pull.MISSING):
+        return Runtime(program=str(site / "apptainer"), images=str(site / "images"), pull=pull)
 
-    def open_one(pull=Pull.MISSING):
-        runtime = Runtime(program=str(site / "apptainer"), images=str(site / "images"), pull=pull)
-        opened.append(ImageFiles(runtime))
-        return opened[-1], runtime
-
-    yield open_one
-    for files in opened:
-        files.close()
-
-
-class Answer:
-    def __init__(self):
-        self.problem: str | None = None
-        self._told = threading.Event()
-
-    def __call__(self, problem):
-        self.problem = problem
-        self._told.set()
-
-    def wait(self):
-        assert self._told.wait(30)
-        return self.problem
+    return make
 
 
 def calls(site):
@@ -59,83 +46,117 @@ def calls(site):
     return path.read_text().splitlines() if path.exists() else []
 
 
-def test_an_image_is_fetched_once_for_all_who_wait(site, open_files):
-    (files, runtime), (others, _) = open_files(), open_files()
-    gate = site / "gate"
-    gate.touch()
-    assert files.missing("python:3")
-    answers = [Answer() for _ in range(4)]
-    for answer, each in zip(answers, (files, files, others, others), strict=True):
-        each.fetch("python:3" if each is files else "docker.io/library/python:3", answer)
-    gate.unlink()
-    assert [answer.wait() for answer in answers] == [None] * 4
+def wait_for(condition):
+    give_up = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
+
+
+def quiet(_):
+    """Hears no progress."""
+
+
+def test_an_image_is_fetched_once_for_all_who_want_it(site, make):
+    (site / "gate").touch()
+    names = ("python:3", "docker://python:3", "docker.io/library/python:3", "python:3")
+    said = []
+    with ThreadPoolExecutor(4) as pool:
+        answers = [pool.submit(make().fetch, name, said.append) for name in names]
+        wait_for(lambda: len(said) == 4)
+        (site / "gate").unlink()
+        digests = {answer.result() for answer in answers}
+    assert digests == {f"sha256:{hashlib.sha256(IMAGE).hexdigest()}"}
+    assert said[0].startswith("fetching the image ")
     (call,) = calls(site)
     assert call.startswith("--silent pull ")
     assert call.endswith(" docker://docker.io/library/python:3")
-    assert Path(runtime.path_of("python:3")).read_text() == "image\n"
-    assert not files.missing("docker://python:3")
+    found = make().find("python:3")
+    assert (found.here, {found.digest}) == (True, digests)
+    assert not make().find("python:4").here
 
 
-def test_a_refusal_is_told_with_the_remedy_and_not_remembered(site, open_files):
-    files, runtime = open_files()
+def test_a_refusal_is_told_with_the_remedy_and_tried_again(site, make, tmp_path):
+    runtime = make()
+    spec = JobSpec(
+        identity="j", name="j", step="s", argv=("x",), directory="/", canonical=None, image="refused"
+    )
+    attempt = Attempt(tag="t", run="r", number=1, record="/r", workspace="/w", spec=spec)
+    with pytest.raises(NoImage, match="has not been fetched"):
+        runtime.wrap(attempt)
     for _ in range(2):
-        answer = Answer()
-        files.fetch("refused", answer)
-        assert "cannot be fetched: connection refused; check its name" in answer.wait()
+        with pytest.raises(BackendError, match="cannot be fetched: connection refused; check its name"):
+            runtime.fetch("refused", quiet)
+    with pytest.raises(NoImage, match=r"connection refused; .* images\.aliases"):
+        runtime.wrap(attempt)
     assert len(calls(site)) == 2
-    assert not Path(runtime.path_of("refused")).exists()
+    assert not list((site / "images").glob("*.sif")) + list((site / "images").glob("*.part"))
 
 
-def test_closing_ends_what_is_being_fetched(site, open_files):
-    files, _ = open_files()
-    (site / "gate").touch()
-    answer = Answer()
-    files.fetch("python", answer)
-    while not calls(site):
-        threading.Event().wait(0.01)
-    files.close()
-    assert "cannot be fetched" in answer.wait()
-    assert not list((site / "images").glob("*.part"))
-
-
-def test_what_a_killed_driver_left_is_removed(site, open_files):
-    files, runtime = open_files()
-    path = Path(runtime.path_of("python"))
+def test_what_a_killed_driver_left_is_removed(site, make):
+    path = Path(make().path_of("python"))
     path.parent.mkdir()
     left = path.with_name(f".{path.name}.dead.part")
     left.touch()
-    answer = Answer()
-    files.fetch("python", answer)
-    assert answer.wait() is None
+    make().fetch("python", quiet)
     assert not left.exists()
 
 
-def test_pull_policies(site, open_files):
-    files, _ = open_files(Pull.NEVER)
-    answer = Answer()
-    files.fetch("python", answer)
-    assert "forbid to fetch" in answer.wait()
-    for _ in range(2):  # two runs
-        files, _ = open_files(Pull.ALWAYS)
-        for _ in range(2):
-            if files.missing("python"):
-                files.fetch("python", answer := Answer())
-                assert answer.wait() is None
+def test_a_killed_driver_takes_the_program_with_it(site, make):
+    (site / "gate").touch()
+    program = (
+        "import sys\nfrom drawbar.runtime import Runtime\n"
+        "Runtime(program=sys.argv[1], images=sys.argv[2]).fetch('python', print)\n"
+    )
+    command = [sys.executable, "-c", program, str(site / "apptainer"), str(site / "images")]
+    driver = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    wait_for(lambda: calls(site))
+    driver.kill()
+    driver.wait()
+
+    def gone():
+        lines = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+        return str(site / "apptainer") not in lines
+
+    wait_for(gone)
+
+
+def test_pull_policies(site, make):
+    with pytest.raises(BackendError, match="forbids to fetch"):
+        make(Pull.NEVER).fetch("python", quiet)
+    for _ in range(2):
+        make(Pull.ALWAYS).fetch("python", quiet)
+    make(Pull.NEVER).fetch("python", quiet)
     assert len(calls(site)) == 2
 
 
-def test_paths_are_nothing_to_fetch(open_files, tmp_path):
-    files, runtime = open_files()
-    assert not files.missing("/images/python.sif")
-    assert not files.missing("relative.sif")
+def test_images_by_path_are_used_in_place(site, make, tmp_path):
+    runtime = make()
     with pytest.raises(ValueError, match="begins with /"):
         runtime.path_of("relative.sif")
     assert runtime.path_of("a/b:1") != runtime.path_of("a/b_1")
+    assert runtime.fetch("/nothing/here.sif", quiet) is None
+    (tmp_path / "an.sif").write_text("an image")
+    first = runtime.fetch(f"{tmp_path}/an.sif", quiet)
+    (tmp_path / "an.sif").write_text("another image")
+    assert first.startswith("sha256:")
+    assert runtime.fetch(f"{tmp_path}/an.sif", quiet) != first
+    assert calls(site) == []
 
 
-def test_no_room_is_told(site, open_files):
-    files, _ = open_files()
+def test_an_unpacked_image_is_the_place_that_its_path_leads_to(make, tmp_path):
+    """As on CVMFS, where a tag is a link to a directory with the digest in its name."""
+    for name in ("1234", "5678"):
+        (tmp_path / ".flat" / name).mkdir(parents=True)
+    tag = tmp_path / "python:3"
+    tag.symlink_to(".flat/1234")
+    assert make().fetch(str(tag), quiet) == f"directory:{tmp_path}/.flat/1234"
+    tag.unlink()
+    tag.symlink_to(".flat/5678")
+    assert make().fetch(str(tag), quiet) == f"directory:{tmp_path}/.flat/5678"
+
+
+def test_no_room_is_told(site, make):
     (site / "images").write_text("a file")
-    answer = Answer()
-    files.fetch("python", answer)
-    assert "cannot be kept" in answer.wait()
+    with pytest.raises(BackendError, match="cannot be kept"):
+        make().fetch("python", quiet)

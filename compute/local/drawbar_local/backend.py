@@ -28,8 +28,9 @@ from drawbar.backend import (
     Submission,
 )
 from drawbar.errors import BackendError, Problem
-from drawbar.model import JobSpec
+from drawbar.model import JobSpec, Reason
 from drawbar.options import Options as BaseOptions
+from drawbar.runtime import NoImage
 
 from drawbar_local import containers, machine, processes, records, results
 from drawbar_local import link as links
@@ -143,6 +144,8 @@ class LocalBackend(Backend):
         for tag, attempt in fresh.items():
             try:
                 orders[tag] = fields(attempt, self.runtime)
+            except NoImage as error:
+                answers[tag] = Refused(message=str(error), reason=Reason.IMAGE)
             except (ValueError, OSError) as error:
                 answers[tag] = Refused(message=str(error))
         if orders:

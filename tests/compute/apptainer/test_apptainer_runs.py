@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -125,6 +127,23 @@ def test_a_cancelled_run_leaves_nothing(make_site, images):
     wait_for(lambda: not processes_at(site.workspace))
 
 
+def test_another_image_at_the_same_path_repeats_the_job(make_site, images, tmp_path):
+    image = tmp_path / "an.sif"
+    shutil.copy(images / "python.sif", image)
+    site = make_site(image)
+    site.workspace.mkdir()
+    (site.workspace / "gate").touch()
+    site.drawbar("run", "--name", "r", "--workspace", str(site.workspace))
+    digest = hashlib.sha256(image.read_bytes()).hexdigest()
+    (manifest,) = (site.directory / "home").glob("runs/*/manifest.json")
+    (job,) = json.loads(manifest.read_text())["jobs"]
+    assert job["image_digest"] == f"sha256:{digest}"
+    assert "again" not in site.drawbar("resume", "r")
+    with image.open("ab") as file:
+        file.write(b"more")
+    assert f"the image {image} is another one now" in site.drawbar("resume", "r")
+
+
 def test_what_is_missing_is_told_before_anything_runs(make_site, images, tmp_path, monkeypatch):
     site = make_site(images / "not-there.sif")
     for command in ("plan", "validate", "run"):
@@ -142,7 +161,7 @@ def test_what_is_missing_is_told_before_anything_runs(make_site, images, tmp_pat
 def test_an_image_that_no_registry_gives_fails_its_step_with_the_remedy(make_site):
     site = make_site("localhost:9/group/python:3")  # nobody listens there
     told = site.drawbar("run", status=1)
-    assert "waits for the image localhost:9/group/python:3" in told
+    assert "fetching the image localhost:9/group/python:3" in told
     assert "cannot be fetched" in told
     assert "connection refused" in told
     assert "images.aliases" in told
