@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,8 @@ _CONNECT_S = 10.0
 _FETCH_S = 900.0
 """How long an engine may say nothing while it fetches an image."""
 _CONNECTIONS = 32
+_NOT_RUNNING = re.compile("not running|container state improper")
+"""What Podman says, with the status of a failure of its own, where Docker says 409."""
 
 
 class EngineError(BackendError):
@@ -164,7 +167,7 @@ class Engine:
         try:
             self._call("POST", f"/containers/{container}/kill", params={"signal": signal})
         except EngineError as error:
-            if not (error.not_found or error.status == 409 or "not running" in str(error)):
+            if not (error.not_found or error.status == 409 or _NOT_RUNNING.search(str(error))):
                 raise
 
     def remove(self, container: str) -> None:

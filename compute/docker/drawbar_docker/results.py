@@ -22,7 +22,8 @@ ALIVE = frozenset({"created", "running", "paused", "restarting"})
 _KILL = 128 + 9
 _TERM = 128 + 15
 _UNKNOWN = 255
-_NO_SHELL = re.compile(r"exec /bin/sh failed|/bin/sh.*no such file", re.IGNORECASE)
+_NO_SHELL = re.compile(r"exec /bin/sh failed|(/bin/sh|failed to exec).*no such file", re.IGNORECASE)
+"""What Docker's init, the engines themselves and Podman's init (catatonit) say."""
 
 Window = tuple[float, float]
 """From when to when the engine was gone."""

@@ -227,7 +227,7 @@ def test_the_jobs_of_a_killed_engine_are_told_as_such(directory, open_driver, sc
 
 
 def test_jobs_that_outlive_the_engine_are_watched_again(directory, open_driver, script, monkeypatch):
-    monkeypatch.setenv("DOCKER_TEST_LIVE_RESTORE", "1")
+    monkeypatch.setenv("ENGINE_TEST_LIVE_RESTORE", "1")
     script("restart")
     try:
         driver = open_driver(directory)
@@ -247,7 +247,7 @@ def test_jobs_that_outlive_the_engine_are_watched_again(directory, open_driver, 
         assert ledger(directory) == [1, 2, 3]
         assert driver.watch.troubles[-1] == ""
     finally:
-        monkeypatch.delenv("DOCKER_TEST_LIVE_RESTORE")
+        monkeypatch.delenv("ENGINE_TEST_LIVE_RESTORE")
         script("restart")
 
 

@@ -30,7 +30,7 @@ def test_a_job_is_labelled_and_its_container_goes_when_its_end_is_recorded(drive
     wait_for(lambda: not engine.containers(f"drawbar.tag={job.tag}"))
 
 
-def test_out_of_memory_timeout_killed_and_image_are_told_apart(driver, engine):
+def test_out_of_memory_timeout_killed_and_image_are_told_apart(driver, engine, cluster):
     gate = driver.directory / "gate"
     hungry = driver.shell(
         "head -c 300000000 /dev/zero | tail > /dev/null", resources=Resources(memory_limit_mib=32)
@@ -42,21 +42,22 @@ def test_out_of_memory_timeout_killed_and_image_are_told_apart(driver, engine):
     wait_for((driver.directory / "other.ledger").exists)
     engine.kill(victim.tag, "SIGKILL")
     reasons = [driver.end(each).reason for each in (hungry, slow, victim, absent)]
-    assert reasons == [Reason.OUT_OF_MEMORY, Reason.TIMEOUT, Reason.KILLED, Reason.IMAGE]
+    # Podman 4 does not say that memory was the reason, and without proof nobody does
+    memory = {"docker": Reason.OUT_OF_MEMORY, "podman": Reason.KILLED}[cluster]
+    assert reasons == [memory, Reason.TIMEOUT, Reason.KILLED, Reason.IMAGE]
     assert "localhost:1/not/there:1" in driver.end(absent).message
 
 
-def test_a_network_is_there_only_when_asked_for(driver):
+def test_a_network_is_there_only_when_asked_for(driver, cluster):
     """Without a bridge in this engine, what is seen is the mode that a container was made with."""
     gate = driver.directory / "gate"
     off, on = driver.gated(gate, network=False), driver.gated(gate)
     driver.run(off, on)
     engine = driver.backend._engine
-    modes = [
-        wait_for(lambda job=job: engine.containers(f"drawbar.tag={job.tag}"))[0]["HostConfig"]["NetworkMode"]
-        for job in (off, on)
-    ]
-    assert modes == ["none", "default"]
+    for job in (off, on):
+        wait_for(lambda job=job: engine.containers(f"drawbar.tag={job.tag}"))
+    modes = [engine.inspect(job.tag)["HostConfig"]["NetworkMode"] for job in (off, on)]
+    assert modes == ["none", {"docker": "default", "podman": "bridge"}[cluster]]
     gate.touch()
     assert driver.end(off).ok
     assert driver.end(on).ok
