@@ -148,6 +148,13 @@ class BatchBackend(Backend):
     def stop(self, native_ids: Sequence[str]) -> None:
         """Remove jobs, in few calls; those that are gone already are no error."""
 
+    def launcher(self, attempts: Sequence[Attempt]) -> str:
+        """The script of a batch, which runs the one of the job whose number it finds."""
+        return batchscript.launcher([attempt.record for attempt in attempts], self.index_variable)
+
+    def collect(self, attempt: Attempt, place: Submitted) -> None:
+        """Fetch what a job that has left the scheduler left where it ran. Nothing where files are shared."""
+
     def job_id(self, batch_id: str, index: int) -> str:
         """The scheduler's id of one job of a batch; `index` counts from 1, and is 0 in a batch of one."""
         return f"{batch_id}_{index}" if index else batch_id
@@ -301,9 +308,7 @@ class BatchBackend(Backend):
         for attempt, place in zip(fresh, places, strict=True):
             text = batchscript.script(attempt, f"{notices}/{place.index}", self._surroundings)
             batchscript.write_text(f"{attempt.record}/job", text)
-        records = [attempt.record for attempt in fresh]
-        launcher = batchscript.launcher(records, self.index_variable)
-        batchscript.write_text(batch.script, launcher, durably=True)
+        batchscript.write_text(batch.script, self.launcher(fresh), durably=True)
         Path(batch.script).chmod(Path(batch.script).stat().st_mode | 0o111)
         for attempt, place in zip(fresh, places, strict=True):
             self._jobs.add(attempt, place)

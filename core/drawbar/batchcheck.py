@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from drawbar.backend import Accepted, Attempt, InDoubt, JobStatus
 from drawbar.errors import DrawbarError, Problem, Severity
 from drawbar.lastlines import last_lines
-from drawbar.model import JobResult, JobSpec
+from drawbar.model import Input, JobResult, JobSpec, WorkspaceNeed
 from drawbar.settings import load_settings
 
 if TYPE_CHECKING:
@@ -69,8 +69,10 @@ def round_trip(backend: BatchBackend) -> list[Problem]:
 
 def _run(probe: BatchBackend, listener: _Listener, directory: Path, runtime: Runtime | None) -> list[Problem]:
     name, word = probe.name, secrets.token_hex(8)
-    (directory / "asked").write_text(word)
-    command = ["cp", str(directory / "asked"), str(directory / "answered")]
+    asked, answers = directory / "asked", directory / "answers"
+    asked.write_text(word)
+    answers.mkdir()
+    command = ["cp", str(asked), str(answers / "answered")]
     if runtime is not None:  # after the copy, so that what failed can be told
         script = 'program=$1; shift; "$@" && exec "$program" --version'
         command = ["/bin/sh", "-c", script, "sh", runtime.program, *command]
@@ -79,8 +81,11 @@ def _run(probe: BatchBackend, listener: _Listener, directory: Path, runtime: Run
         name="check",
         step="check",
         argv=tuple(command),
-        directory=str(directory),
+        directory=str(answers),
         canonical=None,
+        inputs=(Input(path=str(asked), name="asked"),),
+        collection_root=str(answers),
+        workspace=WorkspaceNeed.DECLARED,
     )
     tag = f"db-{secrets.token_hex(16)}"
     attempt = Attempt(
@@ -122,6 +127,6 @@ def _run(probe: BatchBackend, listener: _Listener, directory: Path, runtime: Run
                 else f"do the nodes see {directory.parent}? Runs must be kept where they do",
             )
         ]
-    if (directory / "answered").read_text() != word:
+    if (answers / "answered").read_text() != word:
         return [Problem(message=f"{name}: what a job wrote in {directory.parent} is not what is read here")]
     return []

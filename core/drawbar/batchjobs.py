@@ -40,6 +40,9 @@ class Scheduler(Protocol):
     def stop(self, native_ids: Sequence[str]) -> None:
         """Remove jobs."""
 
+    def collect(self, attempt: Attempt, place: Submitted) -> None:
+        """Fetch what a job left where it ran."""
+
 
 @dataclass(slots=True, eq=False)
 class Job:
@@ -311,6 +314,8 @@ class Jobs:
     ) -> list[JobStatus]:
         """The end of a job, if it is certain; `gone` when it does not run at the scheduler any more."""
         attempt = job.attempt
+        if gone:
+            self._scheduler.collect(attempt, job.place)
         end = batchscript.read_end(attempt.record)
         if end is not None and end.why != batchscript.SIGNAL:
             return self.end(job, *batchresults.by_record(attempt, end), end=end)

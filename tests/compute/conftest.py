@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -38,11 +39,12 @@ class GatedRun:
     """A run of some independent jobs, which wait for a gate.
 
     `directory` is one that the backend's machines see; `settings` is the text of a drawbar.toml. The
-    jobs' own ledger is the judge.
+    jobs' own ledger is the judge. `prefix` is what drawbar is run with, such as another user.
     """
 
-    def __init__(self, directory: Path, settings: str, *, jobs: int = 6) -> None:
+    def __init__(self, directory: Path, settings: str, *, jobs: int = 6, prefix: Sequence[str] = ()) -> None:
         self.directory = directory
+        self.prefix = prefix
         self.jobs = jobs
         self.ledger = directory / "ledger"
         self.ledger.touch()
@@ -90,7 +92,7 @@ class GatedRun:
 
     def _drawbar(self, *arguments: object) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, *map(str, arguments)],
+            [*self.prefix, sys.executable, *map(str, arguments)],
             env={
                 **os.environ,
                 "DRAWBAR_HOME": str(self.directory / "home"),
@@ -114,11 +116,14 @@ def four_engines():
     """`four_engines(directory, settings, *options)` runs the example once in each language.
 
     The home is in `directory`, which the backend's machines must see; `settings` is the text of a
-    drawbar.toml, `options` are those of `drawbar run`. The example's own tests have passed then, and
-    all four have found the same, to the byte. Returns what `--json` printed, by engine.
+    drawbar.toml, `options` are those of `drawbar run`, and `prefix` is what it is run with. The
+    example's own tests have passed then, and all four have found the same, to the byte. Returns what
+    `--json` printed, by engine.
     """
 
-    def run_all(directory: Path, settings: str, *options: str, timeout_s: float = 300) -> dict[str, dict]:
+    def run_all(
+        directory: Path, settings: str, *options: str, timeout_s: float = 300, prefix: Sequence[str] = ()
+    ) -> dict[str, dict]:
         (directory / "site.toml").write_text(settings)
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         environment = {
@@ -130,7 +135,7 @@ def four_engines():
         runs, fits = {}, set()
         for engine, name in ANALYSES.items():
             results = directory / "results" / engine
-            command = [sys.executable, "-m", "drawbar.cli", "run", EXAMPLE / name, *options]
+            command = [*prefix, sys.executable, "-m", "drawbar.cli", "run", EXAMPLE / name, *options]
             done = subprocess.run(
                 [*command, "--name", engine, "--test", "--json", "--outputs", results],
                 env=environment,

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import re
-import threading
 import time
-import warnings
-from collections.abc import Callable, Collection, Iterable, Sequence
-from concurrent.futures import Future
-from itertools import islice
-from typing import Any, ClassVar, TypeVar
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from itertools import chain, islice
+from typing import Any, ClassVar
 
-from drawbar.backend import BackendFeature
+from drawbar.backend import Attempt, BackendFeature
 from drawbar.batch import Batch, BatchBackend
 from drawbar.batchcalls import Busy, Rejected
 from drawbar.batchresults import Seen
+from drawbar.batchscript import Submitted
 from drawbar.errors import BackendError, Problem
 from drawbar.model import JobSpec, Resources
 from drawbar.options import Options as BaseOptions
 
-from drawbar_htcondor import ads
+from drawbar_htcondor import ads, transfer
 from drawbar_htcondor.options import (
     FAIL,
     RELEASE,
@@ -29,8 +28,7 @@ from drawbar_htcondor.options import (
     description,
     wanted,
 )
-
-T = TypeVar("T")
+from drawbar_htcondor.schedd import Schedd
 
 _NOT_NOW = re.compile(
     r"Unable to locate|Failed to connect|connection refused|MAX_JOBS|Unable to contact|no schedd"
@@ -40,6 +38,8 @@ _NOT_NOW = re.compile(
 """The schedd did nothing, and may do it later."""
 _NEVER = re.compile(r"Parse error|Submit:-?\d|Cannot allocate a cluster id|permission denied", re.IGNORECASE)
 """The schedd did nothing, and never will."""
+OLDEST = 10
+"""The first version of HTCondor that has all that is used here."""
 _AT_ONCE = 500
 _LOOK_BACK_S = 7 * 86400
 
@@ -63,8 +63,9 @@ class HTCondorBackend(BatchBackend):
 
     def __init__(self, options: BaseOptions) -> None:
         super().__init__(options)
-        self._calling = threading.Lock()  # the bindings are not made for several threads
-        self._schedd: Any = None
+        self._schedd = self._client()
+        self._alive: dict[str, set[str]] = {}
+        """The jobs of each cluster, made or not, as the queue was seen last."""
 
     def resources(self, hints: BaseOptions, resources: Resources) -> Resources:
         """`htcondor_request_*` and `htcondor_max_runtime` are resources."""
@@ -79,8 +80,27 @@ class HTCondorBackend(BatchBackend):
             raise ValueError(f"hold must be {FAIL}, {RELEASE} or {WAIT}, not {self.options.hold!r}")
         return tuple(word for line in description(self.options, hints, spec.resources) for word in line)
 
+    def refuses(self, spec: JobSpec) -> str | None:
+        """Also what cannot be transferred, where files are."""
+        why = transfer.refusal(spec) if self.options.transfer else None
+        return why or super().refuses(spec)
+
+    def launcher(self, attempts: Sequence[Attempt]) -> str:
+        """See `BatchBackend.launcher`."""
+        return transfer.launcher(attempts) if self.options.transfer else super().launcher(attempts)
+
+    def collect(self, attempt: Attempt, place: Submitted) -> None:
+        """Unpack what HTCondor brought back."""
+        if self.options.transfer:
+            transfer.collect(attempt, place)
+
     def hand_over(self, batch: Batch) -> str:
         """One cluster."""
+        if self.options.transfer:
+            try:
+                transfer.pack(batch.attempts, batch.directory)
+            except OSError as error:
+                raise Rejected(f"its files cannot be packed: {error}") from error
         lines = {
             "universe": "vanilla",
             "executable": _escaped(batch.script),
@@ -95,26 +115,25 @@ class HTCondorBackend(BatchBackend):
             "number": "$(Process) + 1",
             "environment": f'"{self.index_variable}=$INT(number)"',
             "max_retries": "0",
+            **(dict(transfer.directives()) if self.options.transfer else {}),
+            **self._materialization(batch),
             "job_max_vacate_time": str(int(self.options.grace_s)),
             **dict(zip(batch.directives[::2], batch.directives[1::2], strict=True)),
         }
-
-        def submit(schedd: Any) -> str:
-            import htcondor2
-
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # about words that it does not know, which are ours
-                answer = schedd.submit(htcondor2.Submit(lines), count=len(batch.attempts))
-            return str(answer.cluster())
-
         try:
-            return self._call("submit", submit)
+            cluster: str = self._call("submit", lines=lines, count=len(batch.attempts))
         except BackendError as error:
             if _NOT_NOW.search(str(error)):
                 raise Busy(str(error)) from error
             if _NEVER.search(str(error)):
                 raise Rejected(str(error)) from error
             raise
+        self._alive[cluster] = {f"{cluster}.{number}" for number in range(len(batch.attempts))}
+        return cluster
+
+    def _materialization(self, batch: Batch) -> dict[str, str]:
+        most = self.options.max_materialize
+        return {"max_materialize": str(most)} if most and len(batch.attempts) > most else {}
 
     def job_id(self, batch_id: str, index: int) -> str:
         """Numbers of jobs in a cluster begin with 0."""
@@ -122,90 +141,80 @@ class HTCondorBackend(BatchBackend):
 
     def queue(self) -> Iterable[Seen]:
         """One query of the schedd."""
-
-        def query(schedd: Any) -> list[Any]:
-            import htcondor2
-
-            found: list[Any] = schedd.query(
-                constraint=f"{ads.BATCH} =!= undefined",
-                projection=ads.PROJECTION,
-                opts=htcondor2.QueryOpts.DefaultMyJobsOnly,
-            )
-            return found
-
-        return list(ads.queued(self._call("query", query), self.options.hold))
+        found = self._call("query", constraint=f"{ads.BATCH} =!= undefined", projection=ads.PROJECTION)
+        seen = ads.queued(found, self.options.hold, self.options.hold_release_s)
+        listed, alive = list(seen), defaultdict(set)
+        for each in listed:
+            alive[_cluster(each.native_id)].add(each.native_id)
+        self._alive = dict(alive)
+        return listed
 
     def history(self, names: Collection[str]) -> Iterable[Seen]:
         """One look at what the schedd remembers of the last week."""
         listed = ", ".join(f'"{name}"' for name in sorted(names))
-
-        def look(schedd: Any) -> list[Any]:
-            found: list[Any] = schedd.history(
-                constraint=f"member({ads.BATCH}, {{{listed}}})",
-                projection=ads.PROJECTION,
-                since=f"EnteredCurrentStatus < {int(time.time()) - _LOOK_BACK_S}",
-            )
-            return found
-
-        return list(ads.ended(self._call("history", look)))
+        found = self._call(
+            "history",
+            constraint=f"member({ads.BATCH}, {{{listed}}})",
+            projection=ads.PROJECTION,
+            since=f"EnteredCurrentStatus < {int(time.time()) - _LOOK_BACK_S}",
+        )
+        return list(ads.ended(found))
 
     def stop(self, native_ids: Sequence[str]) -> None:
-        """One action for each 500 jobs."""
-        rest = iter(native_ids)
+        """One action for each 500 jobs; a cluster of which nothing is to stay goes as one."""
+        clusters: defaultdict[str, set[str]] = defaultdict(set)
+        for each in native_ids:
+            clusters[_cluster(each)].add(each)
+        rest = chain.from_iterable(
+            [cluster] if ids >= self._alive.get(cluster, {""}) else ids for cluster, ids in clusters.items()
+        )
         while some := list(islice(rest, _AT_ONCE)):
+            self._call("remove", ids=some, reason="removed by drawbar")
 
-            def remove(schedd: Any, some: list[str] = some) -> None:
-                import htcondor2
-
-                schedd.act(htcondor2.JobAction.Remove, some, reason="removed by drawbar")
-
-            self._call("remove", remove)
+    def close(self) -> None:
+        """See `Backend.close`."""
+        super().close()
+        self._schedd.close()
 
     def check_client(self) -> Sequence[Problem]:
-        """The bindings and the schedd."""
+        """The bindings, the schedd and its version, and whether it lets this user submit."""
+        client = self._client()
         try:
-            self.queue()
+            told = client.call("greet")
+            client.call("query", constraint="false", projection=["ClusterId"])
         except BackendError as error:
-            return [Problem(message=str(error), hint="see CONDOR_CONFIG, and the options schedd and pool")]
+            return [
+                Problem(
+                    message=str(error),
+                    hint="see CONDOR_CONFIG, your token for the pool, and the options schedd and pool",
+                )
+            ]
+        finally:
+            client.close()
+        version = re.search(r"CondorVersion: (\d+)\.\S+", told["version"])
+        if not told["allowed"]:
+            return [
+                Problem(
+                    message=f"the schedd takes this user for {told['user'] or 'nobody'}, who may not submit",
+                    hint="get a token of the pool, or ask its administrator",
+                )
+            ]
+        if version is not None and int(version[1]) < OLDEST:
+            return [Problem(message=f"the schedd has {version[0]}; drawbar needs version {OLDEST} or newer")]
         return []
 
-    def _call(self, what: str, work: Callable[[Any], T]) -> T:
-        """Do something with the schedd, within the budget; `BackendError` has its words."""
+    def _client(self) -> Schedd:
+        where = self.options
+        return Schedd(schedd=where.schedd, pool=where.pool, timeout_s=where.call_timeout_s)
+
+    def _call(self, method: str, **arguments: Any) -> Any:
+        """Ask the schedd, within the budget."""
         self.budget.take()
-        try:
-            import htcondor2
-        except ImportError as error:
-            raise Rejected("the bindings are missing; install drawbar[htcondor]") from error
-        if not self._calling.acquire(timeout=self.options.call_timeout_s):
-            raise BackendError(f"HTCondor cannot {what}: an earlier call is still waiting", transient=True)
-        answer: Future[T] = Future()
+        return self._schedd.call(method, **arguments)
 
-        def call() -> None:  # the bindings know no deadline, so a call that takes too long is left behind
-            try:
-                if self._schedd is None:
-                    self._schedd = self._locate(htcondor2)
-                answer.set_result(work(self._schedd))
-            except Exception as error:  # the bindings raise all sorts
-                self._schedd = None  # it may come back at another address
-                answer.set_exception(error)
-            finally:
-                self._calling.release()
 
-        threading.Thread(target=call, name=f"drawbar-{self.name}-call", daemon=True).start()
-        try:
-            return answer.result(self.options.call_timeout_s)
-        except TimeoutError as error:
-            waited = f"no answer within {self.options.call_timeout_s:g} s"
-            raise BackendError(f"HTCondor cannot {what}: {waited}", transient=True) from error
-        except Exception as error:
-            message = f"HTCondor cannot {what}: {' '.join(str(error).split())}"
-            raise BackendError(message, transient=True) from error
-
-    def _locate(self, htcondor2: Any) -> Any:
-        if not self.options.schedd and not self.options.pool:
-            return htcondor2.Schedd()
-        collector = htcondor2.Collector(self.options.pool)
-        return htcondor2.Schedd(collector.locate(htcondor2.DaemonType.Schedd, self.options.schedd))
+def _cluster(native_id: str) -> str:
+    return native_id.partition(".")[0]
 
 
 def _escaped(text: str) -> str:

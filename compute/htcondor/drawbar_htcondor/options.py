@@ -27,6 +27,11 @@ FAIL, RELEASE, WAIT = "fail", "release", "wait"
 """What becomes of a held job."""
 RELEASES = 3
 """How often a held job is released before it fails."""
+SCRIPT_S = 60
+"""Seconds that a job's script has to end it at its wall time, before HTCondor does."""
+
+ONCE = "(NumJobStarts =?= 0)"
+"""HTCondor never starts a job again by itself: each start is an attempt that drawbar knows of."""
 
 _UNITS = {"": 1, "K": 1 / 1024, "M": 1, "G": 1024, "T": 1024 * 1024}
 _SIZE = re.compile(r"(\d+)\s*([KMGT]?)i?B?", re.IGNORECASE)
@@ -48,9 +53,19 @@ class HTCondorOptions(BatchOptions):
     allow_attributes: tuple[str, ...] = option(
         (), help="attributes that steps may set by `htcondor_attributes`"
     )
+    transfer: bool = option(
+        False, help="HTCondor transfers the files of jobs; for pools that share no file system with drawbar"
+    )
+    rank: str | None = option(None, help="ClassAd expression that is more where jobs should rather run")
+    lease_s: int | None = option(
+        None, help="seconds without contact after which a job's machine counts as lost; HTCondor's 40 minutes"
+    )
+    max_materialize: int | None = option(
+        None, help="the most jobs of one cluster that HTCondor makes at a time (late materialisation)"
+    )
     hold: str = option(FAIL, help="what becomes of a held job: `fail`, `release` after a time, or `wait`")
     hold_release_s: float = option(
-        300.0, help="seconds after which a held job is released, at most three times"
+        300.0, help="seconds after which a held job is released, or repeated if it had started"
     )
 
 
@@ -71,6 +86,7 @@ class HTCondorHints(Options):
     request_disk: str | int | None = option(
         None, help="scratch space, in KB or with a unit", aliases=("htcondor_request_disk",)
     )
+    request_gpus: str | int | None = option(None, help="GPUs", aliases=("htcondor_request_gpus",))
     requirements: str | None = option(
         None, help="ClassAd expression that the machine must meet", aliases=("htcondor_requirements",)
     )
@@ -103,10 +119,11 @@ def mebibytes(text: str | int, what: str, *, bare: float = 1) -> int:
 def wanted(hints: HTCondorHints, resources: Resources) -> Resources:
     """The resources with what the hints change in them; ValueError when a hint makes no sense."""
     changes: dict[str, Any] = {}
-    if hints.request_cpus is not None:
-        if not str(hints.request_cpus).isdecimal():
-            raise ValueError(f"htcondor_request_cpus: {hints.request_cpus!r} is no number of cores")
-        changes["cpus"] = int(hints.request_cpus)
+    for name, what in (("cpus", "cores"), ("gpus", "GPUs")):
+        if (number := getattr(hints, f"request_{name}")) is not None:
+            if not str(number).isdecimal():
+                raise ValueError(f"htcondor_request_{name}: {number!r} is no number of {what}")
+            changes[name] = int(number)
     if hints.request_memory is not None:
         changes["memory_mib"] = mebibytes(hints.request_memory, "htcondor_request_memory")
     if hints.request_disk is not None:
@@ -132,7 +149,7 @@ def description(
         walltime_s = seconds(options.max_runtime, "max_runtime")
     if walltime_s is not None:
         # The job's script ends it in time and says so; HTCondor's own limit is for when it cannot.
-        limit = math.ceil(walltime_s + options.grace_s) + 60
+        limit = math.ceil(walltime_s + options.grace_s) + SCRIPT_S
         yield "My.MaxRuntime", str(limit)
         yield "periodic_remove", f"JobStatus == 2 && time() - JobCurrentStartDate > {limit}"
     flavour = str(hints.max_runtime if hints.max_runtime is not None else options.max_runtime)
@@ -142,8 +159,16 @@ def description(
         if not re.fullmatch(r"[A-Za-z0-9_.@-]+", group):
             raise ValueError(f"htcondor_accounting_group: {group!r} is not the name of a group")
         yield "accounting_group", group
-    if needs := [f"({expression(each)})" for each in (options.requirements, hints.requirements) if each]:
-        yield "requirements", " && ".join(needs)
+    needs = [
+        f"({expression(each, 'htcondor_requirements')})"
+        for each in (options.requirements, hints.requirements)
+        if each
+    ]
+    yield "requirements", " && ".join([ONCE, *needs])
+    if options.rank:
+        yield "rank", expression(options.rank, "rank")
+    if options.lease_s is not None:
+        yield "job_lease_duration", str(options.lease_s)
     if hints.priority is not None:
         yield "priority", str(hints.priority)
     for name, value in options.attributes.items():
@@ -156,15 +181,22 @@ def description(
     if options.hold == RELEASE:
         yield (
             "periodic_release",
-            f"HoldReasonCode =!= 1 && NumHolds <= {RELEASES} "
+            f"NumJobStarts =?= 0 && HoldReasonCode =!= 1 && NumHolds <= {RELEASES} "
             f"&& time() - EnteredCurrentStatus > {math.ceil(options.hold_release_s)}",
         )
 
 
-def expression(text: str) -> str:
-    """A ClassAd expression of a specification, as it may stand in a submit description."""
+def expression(text: str, what: str) -> str:
+    """A ClassAd expression of a specification, as it may stand in parentheses in a submit description."""
     if not text.isprintable() or "$" in text:
-        raise ValueError(f"htcondor_requirements: {text!r} must be one line, without '$'")
+        raise ValueError(f"{what}: {text!r} must be one line, without '$'")
+    depth = 0
+    for sign in re.sub(r'"(?:[^"\\]|\\.)*"', "", text):
+        depth += (sign == "(") - (sign == ")")
+        if depth < 0:
+            break
+    if depth:
+        raise ValueError(f"{what}: the parentheses of {text!r} do not match")
     return text
 
 

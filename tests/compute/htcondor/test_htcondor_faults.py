@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import os
-import pickle
 import signal
 import subprocess
-import sys
+import time
 from contextlib import contextmanager
 
 import pytest
 from drawbar.backend import Accepted, InDoubt
-from drawbar.model import JobState, Reason
+from drawbar.model import JobState, Reason, Resources
 
 pytestmark = pytest.mark.htcondor
 
 
+STOPPED_S = 30
+
+
 @contextmanager
-def stopped(pid):
-    """The process does not answer; a guard lets it go on even if this one cannot."""
-    guard = subprocess.Popen(["sh", "-c", 'sleep 30; kill -CONT "$0"', str(pid)], start_new_session=True)
+def stopped(pid, seconds):
+    """For so long the process does not answer; a guard lets it go on even if this one cannot."""
+    guard = subprocess.Popen(["sh", "-c", 'sleep 60; kill -CONT "$0"', str(pid)], start_new_session=True)
+    began = time.monotonic()
     os.kill(pid, signal.SIGSTOP)
     try:
         yield
+        time.sleep(max(0, began + seconds - time.monotonic()))
     finally:
         os.kill(pid, signal.SIGCONT)
         os.killpg(guard.pid, signal.SIGKILL)
@@ -53,23 +57,56 @@ def told(driver, attempt, condition):
     )
 
 
-def test_the_schedd_stops_answering_during_a_submission(pool, open_driver):
+def test_the_schedd_stops_answering_while_jobs_run_and_others_are_submitted(pool, open_driver):
     driver = open_driver(call_timeout_s=3.0)
+    running, _, gate = started(driver)
     attempts = [ledger_job(driver, number) for number in range(5)]
-    with stopped(pool.pid("condor_schedd")):
+    with stopped(pool.pid("condor_schedd"), STOPPED_S):
         answers = driver.submit(*attempts)
         assert all(isinstance(answer, InDoubt | Accepted) for answer in answers)
+        gate.touch()
+        assert driver.end(running).ok  # by its record
     results = [driver.end(attempt) for attempt in attempts]
     assert all(result.ok or result.reason is Reason.LOST for result in results)
     assert ledger(driver) == [number for number, result in enumerate(results) if result.ok]
+    assert driver.watch.troubles
+    late = ledger_job(driver, 99)
+    driver.submit(late)
+    assert driver.end(late).ok
 
 
-def test_the_schedd_stops_answering_while_jobs_run(pool, open_driver):
+def test_the_schedd_is_killed_while_jobs_run(pool, open_driver):
+    """The master starts it again, and the jobs go on."""
     driver = open_driver()
     attempt, _, gate = started(driver)
-    with stopped(pool.pid("condor_schedd")):
-        gate.touch()
-        assert driver.end(attempt).ok  # by its record
+    os.kill(pool.pid("condor_schedd"), signal.SIGKILL)
+    gate.touch()
+    assert driver.end(attempt).ok
+    late = ledger_job(driver)
+    driver.submit(late)
+    assert driver.end(late).ok
+    assert ledger(driver) == [1]
+
+
+def test_a_machine_that_goes_away(pool, open_driver):
+    driver = open_driver(lease_s=20)
+    attempt, _, gate = started(driver)
+    pool.kill("condor_startd", "condor_starter", "job")
+    result = driver.end(attempt)
+    gate.touch()
+    assert result.reason is Reason.NODE_LOST
+    assert "disconnected too long" in result.message
+    told(driver, attempt, lambda status: "no contact" in status.message)
+
+
+def test_a_machine_that_is_drained(pool, open_driver):
+    driver = open_driver()
+    attempt, _, gate = started(driver)
+    slot = pool.run("condor_status", "-af", "Name", "-constraint", 'SlotType == "Partitionable"').strip()
+    pool.run("condor_drain", "-fast", "-resume-on-completion", "-reason", "disks", slot, root=True)
+    result = driver.end(attempt)
+    gate.touch()
+    assert result.reason is Reason.EVICTED
     late = ledger_job(driver)
     driver.submit(late)
     assert driver.end(late).ok
@@ -118,6 +155,78 @@ def test_a_job_that_htcondor_wants_to_start_again_was_evicted(pool, open_driver)
     assert (driver.directory / "gate.ledger").read_text() == "started\n"
 
 
+def test_a_held_job_that_had_started_may_be_repeated_after_a_time(open_driver):
+    policy = {"PeriodicHold": "JobStatus == 2 && time() - JobCurrentStartDate > 2"}
+    driver = open_driver(hold="release", hold_release_s=1, attributes=policy)
+    attempt, _, gate = started(driver)
+    result = driver.end(attempt)
+    gate.touch()
+    assert result.reason is Reason.EVICTED
+    assert "PeriodicHold" in result.message
+
+
+def test_a_job_above_its_memory(open_driver):
+    """The machine's policy holds it, with a word that is proof enough."""
+    driver = open_driver()
+    script = "import time; taken = bytearray(300 << 20); time.sleep(100)"
+    attempt = driver.attempt("python3", "-c", script, resources=Resources(memory_mib=32))
+    driver.run(attempt)
+    result = driver.end(attempt)
+    assert result.reason is Reason.OUT_OF_MEMORY
+    assert "memory usage exceeded" in result.message
+
+
+def test_htcondor_ends_a_job_whose_script_cannot(open_driver, monkeypatch):
+    monkeypatch.setattr("drawbar_htcondor.options.SCRIPT_S", 1)
+    driver = open_driver()
+    attempt = driver.shell("kill -STOP $PPID; sleep 100", resources=Resources(walltime_s=1))
+    driver.run(attempt)
+    result = driver.end(attempt)
+    assert result.reason is Reason.TIMEOUT
+    assert result.exit_code is None
+
+
+def test_what_is_submitted_is_what_htcondor_has(pool, open_driver):
+    driver = open_driver(
+        accounting_group="group_a.b", allow_attributes=["ProjectName"], attributes={"WantHelp": "1 + 1"}
+    )
+    hints = {"requirements": 'HasWfa && Arch == "X86_64"', "priority": 7, "attributes": {"ProjectName": "x"}}
+    wanted = Resources(gpus=1, memory_mib=77, disk_mib=5, walltime_s=60)
+    gate = driver.directory / "gate"
+    attempt = driver.gated(gate, hints={"htcondor": hints}, resources=wanted)
+    (answer,) = driver.run(attempt)
+    driver.wait_for(gate.with_name("gate.ledger").exists, "an accepted job starts")
+    names = ["AcctGroup", "JobPrio", "ProjectName", "WantHelp", "RequestMemory", "RequestGPUs", "MaxRuntime"]
+    told = pool.run("condor_q", answer.native_id, "-af", *names).split()
+    gate.touch()
+    assert told == ["group_a.b", "7", "x", "2", "77", "1", str(60 + 1 + 60)]
+    assert driver.end(attempt).ok
+
+
+def test_one_cluster_that_htcondor_makes_little_by_little(pool, open_driver):
+    driver = open_driver(max_materialize=5)
+    attempts = [ledger_job(driver, number) for number in range(30)]
+    answers = driver.run(*attempts)
+    assert len({answer.native_id.partition(".")[0] for answer in answers}) == 1
+    assert all(driver.end(attempt).ok for attempt in attempts)
+    assert ledger(driver) == list(range(30))
+
+
+def test_a_cluster_that_is_only_partly_made_is_cancelled_as_one(pool, open_driver):
+    driver = open_driver(max_materialize=3)
+    hints = {"htcondor": {"requirements": "NoSuchThing"}}
+    attempts = [ledger_job(driver, number, hints=hints) for number in range(20)]
+    (first, *_) = driver.run(*attempts)
+    told(driver, attempts[-1], lambda status: status.native_state == "not materialized")
+    made = driver.backend.budget.made
+    driver.cancel(*attempts)
+    assert {driver.end(attempt).reason for attempt in attempts} == {Reason.CANCELLED}
+    assert driver.backend.budget.made - made < 10
+    cluster = first.native_id.partition(".")[0]
+    assert pool.run("condor_q", cluster, "-af", "ClusterId") == ""
+    assert ledger(driver) == []
+
+
 def test_what_no_machine_can_run_says_why(open_driver):
     driver = open_driver()
     attempt = ledger_job(driver, hints={"htcondor": {"htcondor_requirements": "NoSuchThing"}})
@@ -141,53 +250,3 @@ def test_a_refusal_has_htcondors_words(open_driver):
     (answer,) = driver.submit(attempt)
     assert "Parse error" in answer.message
     assert driver.find(attempt) == {}
-
-
-DRIVER = """
-import os, pickle, sys
-os.umask(0)
-from drawbar_htcondor.backend import HTCondorBackend
-from drawbar.testing.driver import Watch
-attempts, options, point = pickle.load(sys.stdin.buffer)
-backend = HTCondorBackend(HTCondorBackend.Options.parse(options, where="test"))
-def strike():
-    print("now", flush=True)
-    __import__("time").sleep(3600)
-if point == "written":
-    backend.hand_over = lambda batch: strike()
-elif point == "handed over":
-    hand_over = backend.hand_over
-    backend.hand_over = lambda batch: (hand_over(batch), strike())
-elif point == "writing":
-    from drawbar import batchscript
-    batchscript.launcher = lambda *_: strike()
-backend.start(Watch())
-backend.submit(attempts)
-strike()
-"""
-
-
-@pytest.mark.parametrize("point", ["writing", "written", "handed over", "answered"])
-def test_a_driver_killed_at_any_stage_of_a_submission(pool, open_driver, point):
-    """No job is lost without a word, and none runs twice."""
-    driver = open_driver()
-    attempts = [ledger_job(driver, number) for number in range(4)]
-    process = subprocess.Popen([sys.executable, "-c", DRIVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    process.stdin.write(pickle.dumps((attempts, pool.options, point)))
-    process.stdin.flush()
-    assert process.stdout.readline() == b"now\n"
-    process.kill()
-    process.communicate()
-    found = driver.find(*attempts)
-    results = {tag: driver.watch.end(each, 60).result for each in attempts if (tag := each.tag) in found}
-    ok = [number for number, each in enumerate(attempts) if (r := results.get(each.tag)) and r.ok]
-    assert all(result.ok or result.reason is Reason.LOST for result in results.values())
-    assert ledger(driver) == ok
-    if point in ("handed over", "answered"):
-        assert len(ok) == len(attempts)
-    again = driver.submit(*attempts)
-    assert all(isinstance(answer, Accepted | InDoubt) for answer in again)
-    fence = driver.shell("exit 0")
-    driver.run(fence)
-    driver.end(fence)
-    assert ledger(driver) == ok
