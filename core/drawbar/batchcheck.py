@@ -107,7 +107,7 @@ def _run(probe: BatchBackend, listener: _Listener, directory: Path, runtime: Run
         ]
     result = listener.result
     assert result is not None
-    if not result.ok and runtime is not None and (directory / "answered").exists():
+    if not result.ok and runtime is not None and (answers / "answered").exists():
         said = " ".join(last_lines(Path(result.stderr or "")))
         program = f"{runtime.program!r}, which runs images,"
         return [

@@ -154,7 +154,7 @@ def test_the_command_line_checks_a_pool(drawbar, settings):
 def test_the_check_says_when_machines_do_not_see_a_directory(drawbar, hidden):
     settings = f'check_directory = "{hidden}"'
     done = drawbar("backends", "check", "htcondorcern", settings=settings, code=3)
-    assert "do they see" in done.stderr
+    assert "do the nodes see" in done.stderr
 
 
 def test_the_check_names_what_is_wrong(drawbar, shared, monkeypatch):
