@@ -131,6 +131,7 @@ class Client:
         self._log = log
         self._digests = Digests(directory.engine / "digests")
         self._tracker: WorkspaceTracker | None = None
+        self._roots = tuple(os.path.realpath(root) for root in (workspace, directory.jobs))
         self._specs: dict[Name, JobSpec] = {}
         self._prepare: dict[Name, Callable[[JobSpec], None] | None] = {}
         self._tickets: dict[Name, Ticket] = {}
@@ -195,7 +196,7 @@ class Client:
         """See `JobClient.submit`."""
         for spec in specs:
             name = (spec.identity, spec.try_number)
-            if name in self._specs:
+            if self._tries.get(spec.identity, 0) >= spec.try_number:
                 raise ValueError(f"two jobs with the identity {spec.identity!r}, try {spec.try_number}")
             self._specs[name], self._prepare[name] = spec, prepare
             self._tries[spec.identity] = spec.try_number
@@ -231,6 +232,9 @@ class Client:
             self._make_ready(name)
             document, key = self._key(spec)
             jobs.append({"key": key, "document": document, "spec": encode(spec), "why": ticket.why})
+        for ticket in tickets:
+            if ticket.found is Lookup.HIT:
+                self._forget((ticket.identity, self._tries[ticket.identity]))
         if hits:
             self._channel.send("hits", hits)
         if jobs:
@@ -278,10 +282,12 @@ class Client:
                 answers=("accepted",),
             )
             self._tracking().accept(_label(name), records, deleted)
+            self._forget(name)
             return
         paths = spec.outputs if outputs is None else outputs
         answer["outputs"] = [encode(self._record(Path(path))) for path in paths]
         self._channel.send("accept", *name, answer)
+        self._forget(name)
 
     def reject(self, ticket: Ticket, message: str, reason: Reason = Reason.COLLECTION) -> None:
         """See `JobClient.reject`."""
@@ -289,6 +295,7 @@ class Client:
         if spec.undeclared_outputs:
             self._tracking().failed()
         self._channel.send("reject", *name, reason, message)
+        self._forget(name)
 
     def consumed(self, paths: Iterable[Path]) -> None:
         """See `JobClient.consumed`."""
@@ -327,6 +334,11 @@ class Client:
             self._tracker = None
 
     # how it is done
+
+    def _forget(self, name: Name) -> None:
+        """Nothing more will be asked about this job; what is kept must not grow with those that ended."""
+        for kept in (self._specs, self._prepare, self._tickets, self._keys):
+            kept.pop(name, None)
 
     def _key(self, spec: JobSpec) -> tuple[dict[str, Any], str]:
         name = (spec.identity, spec.try_number)
@@ -422,9 +434,8 @@ class Client:
             prepares(spec)
 
     def _check_inside(self, spec: JobSpec, path: str) -> None:
-        parent = Path(os.path.realpath(Path(path).parent))
-        roots = (Path(os.path.realpath(root)) for root in (self.workspace, self._directory.jobs))
-        if not any(parent.is_relative_to(root) for root in roots):
+        parent = os.path.realpath(os.path.dirname(path))  # noqa: PTH120 (once for every output)
+        if not any(f"{parent}/".startswith(f"{root}/") for root in self._roots):
             raise Unsupported(Problem(message=f"its output {path} is outside the workspace", step=spec.step))
 
     def _settled(self, ticket: Ticket) -> tuple[Name, JobSpec]:

@@ -46,6 +46,12 @@ class Context(RuntimeContext):
         inner.indices = ()
         return inner
 
+    def inside(self, step: tuple[str, ...]) -> Context:
+        """A context in which the step is known, and nothing else."""
+        inner = self.copy()
+        inner.step = step
+        return inner
+
     def get_outdir(self) -> str:
         """The output directory, if this is the context of a tool."""
         return self.outdir or ""

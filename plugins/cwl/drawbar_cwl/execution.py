@@ -27,13 +27,14 @@ from drawbar.lastlines import last_lines
 from drawbar.model import JobResult, JobSpec, Outputs, Reason
 from schema_salad.exceptions import ValidationException
 
-from drawbar_cwl import javascript, linear
+from drawbar_cwl import javascript, linear, visiting
 from drawbar_cwl.canonical import Places
 from drawbar_cwl.context import Context
 from drawbar_cwl.copies import Copies
 from drawbar_cwl.jobs import Job
 from drawbar_cwl.loading import Loaded, plain
 from drawbar_cwl.options import CwlOptions
+from drawbar_cwl.overview import tools
 
 RESULTS = "outputs"
 """Where in the workspace the results of a workflow are put, as REANA has it."""
@@ -77,6 +78,7 @@ class Execution:
     def run(self) -> Outputs:
         """Drive the workflow to its end. Raises `StepFailed`, and `Unsupported` for what cannot be run."""
         linear.install()
+        visiting.install()
         javascript.provide()
         context = self._context()
         log = _Log(self.jobs)
@@ -123,6 +125,9 @@ class Execution:
         try:
             for requirement in _injected(process, order):
                 process.requirements.append(requirement)
+            for name, tool in tools(process):
+                if tool.mpi[0] is not None:
+                    tool.place(context.inside(tuple(name.split("/"))))
             self._loop(process.job(order, self._ended, context), context)
         except _Stop:
             self._wind_down()

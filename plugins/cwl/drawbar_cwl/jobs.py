@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +66,7 @@ class Job(JobBase):
     def inplace_update(self, value: bool) -> None:
         self._asks_inplace = value
 
-    @property
+    @cached_property
     def directory(self) -> Path:
         """The job's private directory."""
         return Path(self.outdir).parent
@@ -82,7 +83,7 @@ class Job(JobBase):
                 "the command line is empty; give a baseCommand, arguments, or an input with an inputBinding"
             )
         stdin = self._stdin()
-        placement = self.tool.place(self.context, self._resources())
+        placement = self.tool.place(self.context, self._resources(), self.mpi_procs)
         declared = {key: value for key, value in self.environment.items() if key not in ("HOME", "TMPDIR")}
         canonical = Canonical(self.context.execution.places, self.directory.name, self.pathmapper)
         form: dict[str, Any] = {
@@ -97,13 +98,16 @@ class Job(JobBase):
         }
         if self.tool.uses_resources:
             form["resources"] = dict(self.builder.resources)
+        if self.mpi_procs:
+            form["processes"] = self.mpi_procs
+        launcher = self.tool.launcher(self.context.execution.options, self.mpi_procs)
         good, temporary = self._codes()
         reuse, _ = self.get_requirement("WorkReuse")
         return JobSpec(
             identity=self.identity,
             name=self.identity,
             step=self.step,
-            argv=tuple(str(each) for each in self.command_line),
+            argv=(*launcher, *(str(each) for each in self.command_line)),
             directory=self.builder.outdir if placement.container else self.outdir,
             canonical=form,
             image=placement.image if placement.container else None,

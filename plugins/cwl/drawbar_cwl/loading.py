@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import logging
 import os
 import re
@@ -231,17 +233,22 @@ def _order(
     loader = Loader(load_tool.jobloaderctx, fetcher_constructor=access.fetcher())
     arguments = argparse.Namespace(workflow="", job_order=list(options.arguments), tool_help=False)
     files = access.files()
-    order = plain(
-        init_job_order(
-            None if options.arguments else (given or {_LOADER_ID: ""}),
-            arguments,
-            process,
-            loader,
-            None,  # type: ignore[arg-type]
-            make_fs_access=files,
-            input_basedir=str(source.root),
-        )
-    )
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            made = init_job_order(
+                None if options.arguments else (given or {_LOADER_ID: ""}),
+                arguments,
+                process,
+                loader,
+                None,  # type: ignore[arg-type]
+                make_fs_access=files,
+                input_basedir=str(source.root),
+            )
+    except SystemExit as error:  # how it refuses arguments, and some input objects
+        words = said.getvalue().strip().rpartition("error: ")[2]
+        raise ValidationException(words or "cwltool refuses the input object") from error
+    order = plain(made)
     check = plain(order)
     fill_in_defaults(process.tool["inputs"], check, files(str(source.root)))
     schema: Any = process.names.get_name("input_record_schema", None)

@@ -25,6 +25,9 @@ class CwlOptions(Options):
     without_image: str | None = option(
         None, help="the backend for tools that name no image, where not one backend is asked for"
     )
+    mpi: str = option(
+        "mpirun -n", help="what starts the processes of an MPIRequirement: words that their number follows"
+    )
     extensions: bool = option(False, help="allow cwltool's own extensions of the language")
     development: bool = option(False, help="allow versions of the language that are not final")
     checksums: bool = option(True, help="give the SHA-1 of output files in the output object")

@@ -49,7 +49,10 @@ def _inside(
     described = {each["id"]: number for number, each in enumerate(workflow.tool["steps"])}
     ordered = sorted(workflow.steps, key=lambda step: described.get(step.id, 0))
     makes = {each["id"]: step.id for step in ordered for each in step.tool["outputs"]}
-    leaves = {step.id: tuple(_leaves(step.embedded_tool, prefix + shortname(step.id))) for step in ordered}
+    leaves = {
+        step.id: tuple(name for name, _ in _leaves(step.embedded_tool, prefix + shortname(step.id)))
+        for step in ordered
+    }
     for step in ordered:
         needed = {makes[source] for source in sources(step.tool["inputs"]) if source in makes}
         after = tuple(
@@ -66,12 +69,19 @@ def _inside(
             yield _info(step.embedded_tool, name, after, inner, options)
 
 
-def _leaves(process: Process, name: str) -> Iterator[str]:
+def tools(process: Process) -> Iterator[tuple[str, Tool]]:
+    """Every tool that a process is made of, with the name of its step."""
+    for name, leaf in _leaves(process, ""):
+        if isinstance(leaf, Tool):
+            yield name or tool_name(process.tool), leaf
+
+
+def _leaves(process: Process, name: str) -> Iterator[tuple[str, Process]]:
     if not isinstance(process, Workflow):
-        yield name
+        yield name, process
         return
     for step in process.steps:
-        yield from _leaves(step.embedded_tool, f"{name}/{shortname(step.id)}")
+        yield from _leaves(step.embedded_tool, f"{name}/{shortname(step.id)}".lstrip("/"))
 
 
 def _info(

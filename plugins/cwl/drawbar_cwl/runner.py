@@ -83,6 +83,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--overrides", help="a file with cwltool:overrides")
     parser.add_argument("--enable-ext", action="store_true", help="cwltool's extensions of the language")
     parser.add_argument(
+        "--mpi", help="what starts the processes of an MPIRequirement, for instance mpirun -n"
+    )
+    parser.add_argument(
         "--enable-dev", action="store_true", help="versions of the language that are not final"
     )
     parser.add_argument("--no-compute-checksum", action="store_true", help="no SHA-1 of output files")
@@ -187,6 +190,7 @@ def _document(
         "on_error": asked.on_error,
         "overrides": None if asked.overrides is None else _absolute(asked.overrides),
         "extensions": asked.enable_ext,
+        "mpi": asked.mpi,
         "development": asked.enable_dev,
         "checksums": not asked.no_compute_checksum,
         "eval_timeout_s": asked.eval_timeout,

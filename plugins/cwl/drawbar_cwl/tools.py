@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shlex
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 from cwltool.command_line_tool import CommandLineTool
 from cwltool.context import LoadingContext
 from cwltool.errors import UnsupportedRequirement, WorkflowException
+from cwltool.mpi import MPIRequirementName
 from cwltool.process import Process, shortname
 from cwltool.workflow import Workflow, WorkflowStep, default_make_tool
 from drawbar.engine import Placement
@@ -24,6 +27,8 @@ from drawbar_cwl.context import Context
 from drawbar_cwl.jobs import Job
 from drawbar_cwl.options import CwlOptions
 
+_TASKS = "tasks"
+"""The hint that says how many processes a job has, for backends that give them places."""
 _AUTOMATIC_NAME = re.compile(r"[0-9a-f]{40}")
 
 
@@ -44,15 +49,21 @@ class Tool(CommandLineTool):
         _name_streams(self.tool)
         self.canonical: Any = of_tool(self)
         self.uses_resources = uses_resources(self.canonical)
-        self._placements: dict[tuple[tuple[str, ...], Resources], Placement] = {}
+        self._placements: dict[tuple[Any, ...], Placement] = {}
 
     @property
     def image(self) -> tuple[str | None, bool]:
         """The container image, and whether it is required or only a hint."""
         docker, required = self.get_requirement("DockerRequirement")
-        if not docker:
+        if not docker or (self.mpi[1] and not required):
             return None, False
         return str(docker.get("dockerPull") or docker.get("dockerImageId") or "") or None, bool(required)
+
+    @property
+    def mpi(self) -> tuple[Any, bool]:
+        """How many processes of it run together, as far as that is known, and whether they have to."""
+        asked, required = self.get_requirement(MPIRequirementName)
+        return (None, False) if asked is None else (asked.get("processes", 1), bool(required))
 
     @property
     def workspace(self) -> WorkspaceNeed:
@@ -60,9 +71,14 @@ class Tool(CommandLineTool):
         inplace, _ = self.get_requirement("InplaceUpdateRequirement")
         return WorkspaceNeed.SHARED if inplace else WorkspaceNeed.DECLARED
 
-    def wishes(self, options: CwlOptions) -> Mapping[str, Any]:
-        """What is asked of a backend: by REANA's hints, of which the innermost wins, and by the options."""
+    def wishes(self, options: CwlOptions, tasks: int | None = None) -> Mapping[str, Any]:
+        """What is asked of a backend: by REANA's hints, of which the innermost wins, and by the options.
+
+        `tasks` are the processes of one job, where they are known by now.
+        """
         found: dict[str, Any] = {}
+        if self.mpi[0] is not None:
+            found[_TASKS] = tasks or (self.mpi[0] if isinstance(self.mpi[0], int) else 1)
         if options.without_image and self.image[0] is None:
             found[BACKEND_HINT] = options.without_image
         for hint in self.hints:
@@ -70,15 +86,24 @@ class Tool(CommandLineTool):
                 found.update({key: value for key, value in hint.items() if key != "class"})
         return found
 
-    def place(self, context: Context, resources: Resources = Resources()) -> Placement:  # noqa: B008 (frozen)
+    def place(
+        self,
+        context: Context,
+        resources: Resources = Resources(),  # noqa: B008 (frozen)
+        tasks: int | None = None,
+    ) -> Placement:
         """Where the tool's jobs run, and whether in its image."""
-        question = (context.step, resources)
+        question = (context.step, resources, tasks)
         known = self._placements.get(question)
         if known is None:
-            known = self._placements[question] = self._place(context, resources)
+            known = self._placements[question] = self._place(context, resources, tasks)
         return known
 
-    def _place(self, context: Context, resources: Resources) -> Placement:
+    def launcher(self, options: CwlOptions, tasks: int | None) -> tuple[str, ...]:
+        """What goes before the command of a job with so many processes."""
+        return (*shlex.split(options.mpi), str(tasks)) if tasks else ()
+
+    def _place(self, context: Context, resources: Resources, tasks: int | None) -> Placement:
         image, required = self.image
         docker, _ = self.get_requirement("DockerRequirement")
         if docker and required and image is None:
@@ -91,14 +116,28 @@ class Tool(CommandLineTool):
                     "under 'requirements'"
                 )
             image = None
-        return execution.jobs.place(
+        placement = execution.jobs.place(
             step="/".join(context.step),
             image=image,
             image_required=required,
             resources=resources,
-            hints=self.wishes(execution.options),
+            hints=self.wishes(execution.options, tasks),
             workspace=self.workspace,
         )
+        if self.mpi[0] is not None:
+            self._check_mpi(placement, "/".join(context.step), execution.options)
+        return placement
+
+    def _check_mpi(self, placement: Placement, step: str, options: CwlOptions) -> None:
+        """Refuse where neither the backend counts tasks nor this machine can start them."""
+        if placement.container and placement.image:
+            raise UnsupportedRequirement(f"step {step}: MPIRequirement, and an image to run in")
+        (program, *_) = self.launcher(options, 1)
+        if _TASKS not in placement.hints.get(placement.backend, {}) and shutil.which(program) is None:
+            raise UnsupportedRequirement(
+                f"step {step}: MPIRequirement needs {program!r}, which is not here, and the backend "
+                f"{placement.backend!r} knows nothing of tasks; install it, or name another with -o mpi=..."
+            )
 
     def job(  # type: ignore[override]
         self,
