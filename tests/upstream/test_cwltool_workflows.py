@@ -4,11 +4,7 @@ Each is run by cwltool and by drawbar's engine, without containers, with the inp
 if there is one.
 """
 
-import io
-import json
-import os
-import re
-from importlib.util import find_spec
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,52 +13,13 @@ from drawbar.errors import SpecError
 from drawbar.testing.child import forked
 from drawbar.testing.memory import MemoryJobs
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+from cwltool_documents import DOCUMENTS, FOLDER, by_cwltool, job_of, plain
+
 pytestmark = pytest.mark.slow
 
-FOLDER = Path(find_spec("cwltool").origin).parent / "tests" / "wf"
-DOCUMENTS = sorted(path.name for path in FOLDER.glob("*.cwl"))
-AUTOMATIC = re.compile("[0-9a-f]{40}")
-"""The name of a standard stream without a name; drawbar's does not depend on where the document lies."""
 DEADLINE_S = 120
-
-
-def job_of(document):
-    stem = FOLDER / Path(document).stem
-    names = [f"{stem}{end}{kind}" for end in ("-job", "_job", "") for kind in (".json", ".yml", ".yaml")]
-    return next((name for name in names if Path(name).exists()), None)
-
-
-def plain(value):
-    """An output object without places."""
-    if isinstance(value, dict):
-        places = ("location", "path", "http://commonwl.org/cwltool#generation")
-        kept = {key: plain(each) for key, each in value.items() if key not in places}
-        if AUTOMATIC.fullmatch(str(kept.get("basename"))):
-            kept["basename"] = "(automatic)"
-        return kept
-    if isinstance(value, list):
-        return [plain(each) for each in value]
-    return value
-
-
-def by_cwltool(document, job, place):
-    from cwltool.main import main
-
-    arguments = [
-        "--no-container",
-        "--quiet",
-        "--relax-path-checks",
-        "--outdir",
-        str(place),
-        str(FOLDER / document),
-    ]
-    said = io.StringIO()
-    os.chdir(place)
-    try:
-        status = main([*arguments, *([job] if job else [])], stdout=said, stderr=io.StringIO())
-    except SystemExit:  # how it refuses some input objects
-        return None
-    return plain(json.loads(said.getvalue())) if status == 0 else None
 
 
 def by_drawbar(document, job, place):
@@ -93,7 +50,7 @@ def by_drawbar(document, job, place):
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_ends_as_with_cwltool(document, tmp_path):
     job = job_of(document)
-    expected = forked(lambda _: by_cwltool(document, job, tmp_path), DEADLINE_S)
+    expected = forked(lambda _: by_cwltool(document, job, tmp_path, "--no-container"), DEADLINE_S)
     found = forked(lambda _: by_drawbar(document, job, tmp_path / "workspace"), DEADLINE_S)
     if expected is None:
         assert isinstance(found, str), f"cwltool fails here: {found}"
