@@ -1,6 +1,7 @@
 """The language: what a workflow means, by small documents of each kind."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -421,6 +422,8 @@ class TestCommands:
 
 
 class TestImages:
+    HINT = {"DockerRequirement": {"dockerPull": "debian:stable"}}  # noqa: RUF012
+
     def document(self, where, **docker):
         return tool("true", **{where: {"DockerRequirement": {"dockerPull": "debian:stable", **docker}}})
 
@@ -469,6 +472,30 @@ class TestImages:
         (spec,) = execute(self.document("hints"), options=options, container=True).jobs.specs.values()
         assert spec.image is None
 
+    def test_a_container_sees_copies_of_what_is_outside(self, execute, tmp_path):
+        """One copy for all the jobs of a run, and another one when the file has changed."""
+        outside = tmp_path / "outside.txt"
+        outside.write_text("text\n")
+        each = {
+            "run": {**tool("cat", {"x": {"type": "File", "inputBinding": {}}}), "hints": self.HINT},
+            "scatter": "x",
+            "in": {"x": "xs"},
+            "out": [],
+        }
+        file = {"class": "File", "location": str(outside)}
+        options = {"outside": True}
+        document = flow({"each": each}, {"xs": "File[]"})
+        done = execute(document, {"xs": [file, file]}, options=options, container=True)
+        seen = {os.path.realpath(spec.argv[1]) for spec in done.jobs.specs.values()}
+        (copy,) = seen
+        assert Path(copy).is_relative_to(done.jobs.directory("-"))
+        assert Path(copy).read_text() == "text\n"
+        outside.write_text("changed\n")
+        done = execute(document, {"xs": [file]}, options=options, container=True, after=done.jobs)
+        (spec,) = done.jobs.specs.values()
+        assert Path(spec.argv[1]).read_text() == "changed\n"
+        assert all(spec.entry_point for spec in done.jobs.specs.values())
+
 
 class TestDocuments:
     def test_fragments_of_a_packed_document(self, execute):
@@ -496,6 +523,25 @@ class TestDocuments:
         done = execute(document, {"x": 1}, files={"inputs.yml": "- {id: x, type: int, inputBinding: {}}\n"})
         (spec,) = done.jobs.specs.values()
         assert spec.argv == ("echo", "1")
+
+    def test_includes_and_mixins(self, execute):
+        document = {
+            "class": "CommandLineTool",
+            "requirements": {"InlineJavascriptRequirement": {"expressionLib": [{"$include": "twice.js"}]}},
+            "inputs": [{"$mixin": "input.yml", "inputBinding": {"valueFrom": "$(twice(self))"}}],
+            "outputs": {},
+            "baseCommand": "echo",
+        }
+        files = {"twice.js": "function twice(n) { return 2 * n; }", "input.yml": "{id: x, type: int}"}
+        done = execute(document, {"x": 21}, files=files)
+        (spec,) = done.jobs.specs.values()
+        assert spec.argv == ("echo", "42")
+
+    def test_what_is_included_is_in_the_analysis(self, execute, tmp_path):
+        (tmp_path / "outside.js").write_text("var x = 1;")
+        library = {"InlineJavascriptRequirement": {"expressionLib": [{"$include": "../outside.js"}]}}
+        with pytest.raises(SpecError, match="outside of the analysis"):
+            execute(tool("true", requirements=library))
 
     def test_old_versions_without_ids_keep_their_keys(self, execute):
         document = {
