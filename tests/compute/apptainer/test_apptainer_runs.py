@@ -152,7 +152,7 @@ def test_what_is_missing_is_told_before_anything_runs(make_site, images, tmp_pat
     assert str(images / "python") in site.drawbar("plan")
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     for command in ("plan", "validate", "run"):
-        told = site.drawbar(command, status=2)
+        told = site.drawbar(command, "--backend", "local", status=2)
         assert "the program 'apptainer' to run images" in told
         assert "--no-container" in told
     assert "run without their images" in site.drawbar("plan", "--no-container")
