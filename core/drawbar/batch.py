@@ -187,9 +187,13 @@ class BatchBackend(Backend):
         """What the scheduler cannot be told, and containers and mounts that need one."""
         if "=" in spec.argv[0]:
             return f"the command {spec.argv[0]!r} has a '=' in its name"
-        for mount in spec.mounts if self.runtime is None or spec.image is None else ():
-            if mount.source != mount.target:
-                return f"needs {mount.source} at {mount.target}, which takes a container"
+        if self.runtime is not None and spec.image is not None:
+            if why := self.runtime.refusal(spec.image, here=False):
+                return why
+        else:
+            for mount in spec.mounts:
+                if mount.source != mount.target:
+                    return f"needs {mount.source} at {mount.target}, which takes a container"
         try:
             self.directives(spec)
         except ValueError as error:

@@ -40,7 +40,7 @@ def by_record(attempt: Attempt, end: End) -> tuple[Reason | None, str]:
     if end.why == batchscript.WALLTIME:
         limit = attempt.spec.resources.walltime_s
         return Reason.TIMEOUT, f"it ran longer than its wall time of {limit or 0:g} s"
-    if end.container == "unmade" and not end.why:
+    if end.container == "unmade" and not end.why and not end.oom_kills:
         return Reason.IMAGE, why_unmade(attempt, end.message)
     reason = judge(attempt.spec, end.exit_code)
     if reason is not None and end.oom_kills:

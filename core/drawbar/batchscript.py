@@ -192,8 +192,9 @@ def script(attempt: Attempt, notice: str, surroundings: Surroundings) -> str:
 
     ValueError as `Surroundings.command` has it.
     """
-    plain, runtime, quote = surroundings.command(attempt), surroundings.runtime, shlex.quote
-    spec, inside = plain.spec, plain is not attempt and runtime is not None
+    plain, quote = surroundings.command(attempt), shlex.quote
+    runtime = surroundings.runtime if plain is not attempt else None
+    spec = plain.spec
     walltime = "" if spec.resources.walltime_s is None else f"{spec.resources.walltime_s:.3f}"
     values = {
         "record": attempt.record,
@@ -206,8 +207,8 @@ def script(attempt: Attempt, notice: str, surroundings: Surroundings) -> str:
         "grace": f"{surroundings.grace_s:.3f}",
         "own_group": surroundings.own_group or "-",
         "mark": mark_of(attempt.record),
-        "scratch_variable": runtime.scratch_variable if runtime and inside else "",
-        "inside_prefix": runtime.inside_prefix if runtime and inside else "",
+        "scratch_variable": runtime.scratch_variable if runtime else "",
+        "inside_prefix": runtime.inside_prefix if runtime else "",
     }
     variables = [quote(f"{name}={value}") for name, value in spec.environment.items()]
     command = " ".join(["exec env --", *variables, *map(quote, spec.argv)])

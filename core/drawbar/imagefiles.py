@@ -6,6 +6,7 @@ image's name.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -45,11 +46,18 @@ def digest_of(image: Path, directory: Path) -> str:
     """
     if image.is_dir():
         return f"directory:{os.path.realpath(image)}"
+    with contextlib.suppress(OSError):  # without a memory the file is read again
+        directory.mkdir(parents=True, exist_ok=True)
     digests = Digests(directory / _DIGESTS)
     try:
         return f"sha256:{digests.file(image)}"
     finally:
         digests.close()
+
+
+def forbidden(image: str) -> str:
+    """What is said of an image that is not here, and may not be fetched."""
+    return f"the image {image} is not here, and images.pull forbids to fetch it"
 
 
 def fetch(image: str, path: Path, program: str, pull: Pull, progress: Callable[[str], None]) -> None:
@@ -61,7 +69,7 @@ def fetch(image: str, path: Path, program: str, pull: Pull, progress: Callable[[
     if path.exists() and pull is not Pull.ALWAYS:
         return
     if pull is Pull.NEVER:
-        raise BackendError(f"the image {image} is not here, and images.pull forbids to fetch it")
+        raise BackendError(forbidden(image))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.with_name(f".{path.name}.lock").open("w") as lock:

@@ -165,17 +165,26 @@ class Runtime:
                 raise
         return self.find(image).digest
 
-    def missing(self, image: str | None = None) -> str | None:
-        """Why this machine cannot run images, or not this one, which is named by its path; or None."""
-        if not shutil.which(self.program):
-            return (
-                f"it takes the program {self.program!r} to run images, and it is not here: install "
-                "Apptainer, name another with apptainer.program in drawbar.toml, or run without images "
-                "with --no-container"
-            )
-        if image is not None and image.startswith("/") and not Path(image).exists():
-            return f"the image {image} is not here"
-        return None
+    def missing(self) -> str | None:
+        """Why this machine cannot run images, or None."""
+        if shutil.which(self.program):
+            return None
+        return (
+            f"it takes the program {self.program!r} to run images, and it is not here: install Apptainer, "
+            "name another with apptainer.program in drawbar.toml, or run without images with --no-container"
+        )
+
+    def refusal(self, image: str, *, here: bool) -> str | None:
+        """Why no job can run in an image, or None. `here` says that it would be on this machine."""
+        try:
+            path = self.path_of(image)
+        except ValueError as error:
+            return str(error)
+        if Path(path).exists():
+            return None
+        if path == image:
+            return f"the image {image} is not here" if here else None
+        return imagefiles.forbidden(image) if self.pull is Pull.NEVER else None
 
 
 def mark_of(record: str) -> str:
@@ -205,13 +214,7 @@ def _mount(mount: Mount) -> str:
 
 def _script(spec: JobSpec, inside: Mapping[str, str]) -> str:
     variables = {**spec.environment, **inside}
-    words = [
-        "exec",
-        "env",
-        "--",
-        *(shlex.quote(f"{name}={value}") for name, value in variables.items()),
-        '"$@"',
-    ]
+    words = ["exec env --", *(shlex.quote(f"{name}={value}") for name, value in variables.items()), '"$@"']
     if spec.stdin is not None:
         words.append(f"<{shlex.quote(spec.stdin)}")
     if spec.stdout is not None:

@@ -9,6 +9,7 @@ import subprocess
 
 import pytest
 from drawbar.backend import Attempt
+from drawbar.images import Pull
 from drawbar.model import JobSpec, Mount, Resources, WorkspaceNeed
 from drawbar.runtime import Runtime, made, why_unmade
 from drawbar.testing.job_checks import ODD_TEXTS
@@ -164,6 +165,14 @@ def test_what_cannot_be_passed_is_refused(make, argv, fields, words):
         wrapped(make(*argv, **fields))
 
 
-def test_a_missing_program_is_named(tmp_path):
+def test_what_cannot_run_is_told(tmp_path):
     assert "'no-such-program'" in Runtime(program="no-such-program").missing()
     assert Runtime(program="/bin/sh").missing() is None
+    runtime = Runtime(images=str(tmp_path))
+    assert "begins with /" in runtime.refusal("relative.sif", here=True)
+    assert "is not here" in runtime.refusal("/not/here.sif", here=True)
+    assert runtime.refusal("/not/here.sif", here=False) is None
+    assert runtime.refusal("python", here=True) is None
+    assert "images.pull forbids" in Runtime(images=str(tmp_path), pull=Pull.NEVER).refusal(
+        "python", here=False
+    )

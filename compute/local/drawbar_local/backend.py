@@ -119,7 +119,7 @@ class LocalBackend(Backend):
         if wanted.gpus and wanted.gpus > machine.gpus():
             return f"asks for {wanted.gpus} GPUs, of which this machine has {machine.gpus()}"
         if self.runtime is not None and spec.image is not None:
-            return self.runtime.missing(spec.image)
+            return self.runtime.missing() or self.runtime.refusal(spec.image, here=True)
         for mount in spec.mounts:
             if mount.source != mount.target:
                 return f"needs {mount.source} at {mount.target}, which takes a container"
