@@ -25,7 +25,7 @@ _LOOKERS = 4
 _TICK_S = 0.5
 _SETTLE_S = 5.0
 """How long a record that should be there may be invisible, as on a network file system."""
-_NO_POD_S = 5.0
+_NO_POD_S = 3.0
 _AGAIN_S = 5.0
 SUSPENDED = "suspended: it waits in its queue"
 _DELETED = "its Job was deleted by somebody else"
@@ -209,7 +209,7 @@ class Follower:
 
     def end(self, attempt: Attempt, name: str, found: JobResult) -> None:
         """An attempt has ended: tell it, once."""
-        status = results.status(attempt, found)
+        status = results.status(attempt, name, found)
         with self.lock:
             if self.table.end(name, status):
                 self._events.status([status])

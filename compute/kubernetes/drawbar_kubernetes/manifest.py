@@ -221,6 +221,7 @@ def _pod(attempts: Sequence[Attempt], options: KubernetesOptions, size: int) -> 
                         size=size,
                     )
                 ],
+                "env": [{"name": "DRAWBAR_POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
                 "resources": _resources(spec, options),
                 "terminationMessagePolicy": "FallbackToLogsOnError",
                 "securityContext": {

@@ -10,7 +10,6 @@ from enum import Enum
 from drawbar.backend import Attempt, JobStatus
 from drawbar.model import JobState
 
-from drawbar_kubernetes import results
 from drawbar_kubernetes.pods import Pod
 from drawbar_kubernetes.results import Stop, View
 
@@ -68,12 +67,12 @@ class Parcel:
         """What is told of an attempt in it."""
         running = attempt.tag in self.begun
         pod = self.pod
-        return results.alive(
-            attempt,
-            JobState.RUNNING if running else JobState.SUBMITTED,
-            pod.state if pod else self.phase.value,
-            pod.name if pod else self.name,
-            (pod.message if pod else "") or self.note,
+        return JobStatus(
+            tag=attempt.tag,
+            state=JobState.RUNNING if running else JobState.SUBMITTED,
+            native_state=pod.state if pod else self.phase.value,
+            native_id=self.name,
+            message=(pod.message if pod else "") or self.note,
         )
 
     def lasts(self, what: str, holds: object) -> float:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from drawbar.backend import Attempt, JobStatus
-from drawbar.model import JobResult, JobState, Reason, judge
+from drawbar.model import JobResult, Reason, judge
 
 from drawbar_kubernetes import records, script
 from drawbar_kubernetes.manifest import stderr_of, stdout_of
@@ -160,23 +160,18 @@ def result(
         cpu_s=end.cpu_s if end else None,
         peak_memory_mib=end.peak_memory_mib if end else None,
         host=pod.node if pod else None,
-        native_id=(pod.name or None) if pod else None,
         stdout=stdout_of(attempt),
         stderr=stderr_of(attempt),
     )
 
 
-def status(attempt: Attempt, found: JobResult) -> JobStatus:
-    """What is told of an attempt that ended."""
+def status(attempt: Attempt, name: str, found: JobResult) -> JobStatus:
+    """What is told of an attempt that ended in the Job of this name."""
+    found = replace(found, native_id=name)
     return JobStatus(
         tag=attempt.tag,
         state=found.state,
-        native_id=found.native_id or "",
+        native_id=name,
         message=found.message,
         result=found,
     )
-
-
-def alive(attempt: Attempt, state: JobState, native: str, pod: str, message: str = "") -> JobStatus:
-    """What is told of an attempt that has not ended."""
-    return JobStatus(tag=attempt.tag, state=state, native_state=native, native_id=pod, message=message)

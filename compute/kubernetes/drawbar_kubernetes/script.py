@@ -25,7 +25,8 @@ umask "$1"
 grace=$2 size=$3
 shift 3
 shift $((${JOB_COMPLETION_INDEX:-0} * size * 2))
-read -r pod </etc/hostname
+pod=$DRAWBAR_POD
+unset DRAWBAR_POD
 [ -w "${HOME:-/}" ] || export HOME=/tmp
 now() { date +%s.%N 2>/dev/null; }
 counter() { # counter NAME FILE...: the number behind NAME in the first file that is there

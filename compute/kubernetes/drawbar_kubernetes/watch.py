@@ -49,6 +49,7 @@ class Watcher:
         self._lock = threading.Lock()
         self._stream: Stream | None = None
         self._version = ""
+        self._gone = False
         self.lists = 0
         """How often everything was listed."""
         self._thread = threading.Thread(target=self._run, name=f"drawbar-kubernetes-{kind}", daemon=True)
@@ -63,15 +64,12 @@ class Watcher:
         self._thread.join()
 
     def _run(self) -> None:
-        pause, gone = _PAUSE_S, False
+        pause = _PAUSE_S
         while not self._closing.is_set():
             try:
                 if not self._version:
                     self._list()
                 self._follow()
-                if gone:
-                    gone = False
-                    self._trouble("")
                 pause = _PAUSE_S
             except BackendError as error:
                 if isinstance(error, ApiError) and error.expired:
@@ -79,7 +77,7 @@ class Watcher:
                     continue
                 if self._closing.is_set():
                     return
-                gone = True
+                self._gone = True
                 self._trouble(str(error))
                 after = error.retry_after_s if isinstance(error, ApiError) else None
                 self._closing.wait(max(pause, after or 0) * random.uniform(1.0, 1.5))  # noqa: S311
@@ -100,6 +98,9 @@ class Watcher:
             self._stream = stream
             if self._closing.is_set():
                 stream.close()
+        if self._gone:
+            self._gone = False
+            self._trouble("")
         for event in stream:
             kind, found = str(event.get("type")), event.get("object") or {}
             if kind == "ERROR":

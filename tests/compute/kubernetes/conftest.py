@@ -43,6 +43,27 @@ class Cluster:
     def objects(self, kind: str) -> list[dict]:
         return json.loads(self.kubectl("get", kind, "-l", SELECTOR, "-o", "json"))["items"]
 
+    def delete_pod(self, name: str) -> None:
+        self.kubectl("delete", "pod", name, "--wait=false")
+
+    def delete_job(self, name: str) -> None:
+        self.kubectl("delete", "job", name, "--wait=false")
+
+    def evict(self, name: str) -> None:
+        eviction = {
+            "apiVersion": "policy/v1beta1",
+            "kind": "Eviction",
+            "metadata": {"name": name, "namespace": "wf"},
+        }
+        self.kubectl(
+            "create",
+            "--raw",
+            f"/api/v1/namespaces/wf/pods/{name}/eviction",
+            "-f",
+            "-",
+            text=json.dumps(eviction),
+        )
+
     def options(self, **options) -> dict:
         volume = {"path": str(self.directory), "host_path": str(self.directory)}
         return {"volumes": [volume], "grace_s": 1.0, "pod_template": SMALL, **options}

@@ -1,0 +1,208 @@
+"""The contract, and what is so on any cluster, on the fake one; and what only that can show."""
+
+from __future__ import annotations
+
+import pytest
+from behaviour import Behaviour, ledger_of, pod_of, running
+from drawbar.model import JobState, Reason
+from drawbar.testing import BackendContract
+from drawbar.testing.driver import Driver
+from drawbar_kubernetes.backend import KubernetesBackend
+from fake_cluster import FakeCluster
+
+IMAGE = "localhost/busybox:wf"
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    with FakeCluster(tmp_path) as fake:
+        yield fake
+
+
+@pytest.fixture
+def make_backend(cluster, tmp_path):
+    def make(**options):
+        volume = {"path": str(tmp_path), "host_path": str(tmp_path)}
+        values = {"kubeconfig": str(cluster.kubeconfig), "volumes": [volume], "grace_s": 0.5, **options}
+        return KubernetesBackend(KubernetesBackend.Options.parse(values, where="test"))
+
+    return make
+
+
+@pytest.fixture
+def open_driver(make_backend, tmp_path):
+    drivers = []
+
+    def open_one(*, image=IMAGE, **options):
+        workspace = tmp_path / "workspace"
+        workspace.mkdir(exist_ok=True)
+        driver = Driver(lambda: make_backend(**options), workspace.resolve(), patience_s=60, image=image)
+        drivers.append(driver)
+        return driver.open()
+
+    yield open_one
+    for driver in drivers:
+        driver.clean_up()
+
+
+class TestFakeCluster(BackendContract):
+    image = IMAGE
+    many = 40
+    test_the_memory_limit_is_enforced = None  # its node limits nothing
+
+    @pytest.fixture
+    def backend(self, make_backend):
+        return make_backend
+
+
+class TestBehaviour(Behaviour):
+    pass
+
+
+def test_watches_that_break_off_lose_nothing(open_driver, cluster):
+    driver = open_driver()
+    attempts = running(driver, 3)
+    cluster.cut_watches()
+    (driver.directory / "gate").touch()
+    assert all(driver.end(attempt).ok for attempt in attempts)
+    assert [watcher.lists for watcher in driver.backend._follower.watchers] == [1, 1]
+
+
+def test_a_watch_that_has_expired_is_a_list(open_driver, cluster):
+    """What ended meanwhile is found in it."""
+    driver = open_driver()
+    attempts = running(driver, 3)
+    cluster.unserve()
+    (driver.directory / "gate").touch()
+    driver.wait_for(
+        lambda: all(pod["status"]["phase"] == "Succeeded" for pod in cluster.objects("pods")), "jobs end"
+    )
+    cluster.expire()
+    cluster.serve()
+    assert all(driver.end(attempt).ok for attempt in attempts)
+    assert max(watcher.lists for watcher in driver.backend._follower.watchers) > 1
+
+
+def test_a_server_that_is_gone_fails_nothing(open_driver, cluster):
+    """Jobs that run go on, new ones wait, and trouble is told and taken back."""
+    driver = open_driver()
+    (old,) = running(driver)
+    cluster.unserve()
+    driver.wait_for(lambda: any(driver.watch.troubles), "trouble is told")
+    new = driver.shell("exit 4")
+    driver.run(new)
+    (driver.directory / "gate").touch()
+    cluster.serve()
+    assert driver.end(old).ok
+    assert driver.end(new).exit_code == 4
+    driver.wait_for(lambda: driver.watch.troubles[-1] == "", "trouble is taken back")
+
+
+def test_creations_without_an_answer_are_one_job(open_driver, cluster):
+    driver = open_driver()
+    cluster.deaf = 2
+    attempts = running(driver, 4)
+    (driver.directory / "gate").touch()
+    assert all(driver.end(attempt).ok for attempt in attempts)
+    assert len(ledger_of(driver)) == 4
+
+
+def test_a_busy_server_is_obeyed(open_driver, cluster):
+    driver = open_driver()
+    cluster.busy = 3
+    attempt = driver.shell("exit 0")
+    driver.run(attempt)
+    assert driver.end(attempt).ok
+
+
+def test_a_quota_that_is_used_up_is_waited_for(open_driver, cluster):
+    driver = open_driver()
+    cluster.quota = 1
+    attempt = driver.shell("exit 0")
+    driver.run(attempt)
+    assert driver.end(attempt).ok
+    assert any("exceeded quota" in status.message for status in driver.watch.of(attempt))
+
+
+def test_a_job_that_fits_nowhere_says_why_it_waits(open_driver, cluster):
+    driver = open_driver()
+    cluster.schedulable = False
+    attempt = driver.shell("exit 0")
+    driver.run(attempt)
+    driver.wait_for(
+        lambda: any("Insufficient memory" in each.message for each in driver.watch.of(attempt)),
+        "the scheduler's message is told",
+    )
+    cluster.schedulable = True
+    cluster.wake()
+    assert driver.end(attempt).ok
+
+
+def test_an_image_that_comes_late_is_enough(open_driver, cluster):
+    driver = open_driver(image="localhost/late:1")
+    attempt = driver.shell("exit 0")
+    driver.run(attempt)
+    driver.wait_for(
+        lambda: any("ImagePullBackOff" in each.message for each in driver.watch.of(attempt)), "it is told"
+    )
+    cluster.images.add("localhost/late:1")
+    cluster.wake()
+    assert driver.end(attempt).ok
+
+
+def test_a_job_without_a_pod_says_so(open_driver, cluster):
+    driver = open_driver()
+    cluster.pods_wanted = False
+    attempt = driver.shell("exit 0")
+    driver.run(attempt)
+    driver.wait_for(
+        lambda: any("no pod" in each.message for each in driver.watch.of(attempt)),
+        "it is told that it has none",
+    )
+    driver.cancel(attempt)
+    assert driver.end(attempt).reason is Reason.CANCELLED
+
+
+def test_a_node_that_does_not_answer(open_driver, cluster):
+    driver = open_driver(node_wait_s=1.0)
+    (attempt,) = running(driver)
+    cluster.lose_node(pod_of(cluster, attempt))
+    assert driver.end(attempt).reason is Reason.NODE_LOST
+
+
+def test_kueue_holds_a_job_back(open_driver, cluster):
+    """A suspended Job waits, and is not failed."""
+    cluster.queued = True
+    driver = open_driver(queue="physics")
+    attempt = driver.shell("exit 0")
+    driver.run(attempt)
+    driver.wait_for(
+        lambda: any("suspended" in each.message for each in driver.watch.of(attempt)),
+        "it is told that it waits",
+    )
+    assert {status.state for status in driver.watch.of(attempt)} == {JobState.SUBMITTED}
+    cluster.admit()
+    assert driver.end(attempt).ok
+
+
+def test_what_was_taken_and_not_made_is_made_by_the_next_driver(open_driver, cluster):
+    driver = open_driver()
+    cluster.unserve()
+    attempts = [driver.gated(driver.directory / "gate", code) for code in (1, 2)]
+    driver.run(*attempts)
+    driver.close()
+    cluster.serve()
+    driver.open()
+    assert set(driver.find(*attempts)) == {attempt.tag for attempt in attempts}
+    (driver.directory / "gate").touch()
+    assert [driver.end(attempt).exit_code for attempt in attempts] == [1, 2]
+    assert len(ledger_of(driver)) == 2
+
+
+def test_what_a_server_leaves_out_is_noticed(make_backend, open_driver, cluster):
+    cluster.version = (1, 20)
+    driver = open_driver(pod_template={"spec": {"schedulerName": "volcano"}})
+    attempt = driver.shell("exit 0")
+    driver.run(attempt)
+    assert driver.end(attempt).ok
+    assert driver.backend._launcher.ignored == []
