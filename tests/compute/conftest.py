@@ -27,10 +27,11 @@ rule all:
     input: expand("out/{{n}}", n=range({jobs}))
 rule one:
     output: "out/{{n}}"
+    {container}
     shell:
-        "echo {{wildcards.n}} started >> {directory}/ledger;"
-        " while [ ! -e {directory}/gate ]; do sleep 0.1; done;"
-        " echo {{wildcards.n}} ended >> {directory}/ledger; echo {{wildcards.n}} > {{output}}"
+        "echo {{wildcards.n}} started >> {place}/ledger;"
+        " while [ ! -e {place}/gate ]; do sleep 0.1; done;"
+        " echo {{wildcards.n}} ended >> {place}/ledger; echo {{wildcards.n}} > {{output}}"
 """
 PATIENCE_S = 240
 
@@ -39,26 +40,41 @@ class GatedRun:
     """A run of some independent jobs, which wait for a gate.
 
     `directory` is one that the backend's machines see; `settings` is the text of a drawbar.toml. The
-    jobs' own ledger is the judge. `prefix` is what drawbar is run with, such as another user.
+    jobs' own ledger is the judge. `prefix` is what drawbar is run with, such as another user. In an
+    `image` jobs see no more than their workspace, in which ledger and gate are then.
     """
 
-    def __init__(self, directory: Path, settings: str, *, jobs: int = 6, prefix: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        settings: str,
+        *,
+        jobs: int = 6,
+        prefix: Sequence[str] = (),
+        image: str | None = None,
+    ) -> None:
         self.directory = directory
         self.prefix = prefix
         self.jobs = jobs
-        self.ledger = directory / "ledger"
-        self.ledger.touch()
-        self.ledger.chmod(0o666)
-        self.gate = directory / "gate"
+        self.image = image
+        place = directory / "home" / "runs" / "gated.1" / "workspace" if image else directory
+        self.ledger, self.gate = place / "ledger", place / "gate"
+        if image is None:
+            self.ledger.touch()
+            self.ledger.chmod(0o666)
+        container = f'container: "docker://{image}"' if image else ""
         (directory / "analysis").mkdir()
-        (directory / "analysis" / "Snakefile").write_text(SNAKEFILE.format(jobs=jobs, directory=directory))
+        snakefile = SNAKEFILE.format(jobs=jobs, place="." if image else place, container=container)
+        (directory / "analysis" / "Snakefile").write_text(snakefile)
         (directory / "site.toml").write_text(settings)
 
     def start(self, backend: str, *, when: str = "", point: str = "") -> subprocess.Popen[str]:
         """`drawbar run`, which is killed before or after a point (see strike.py)."""
         program = [STRIKE, when, point] if point else ["-m", "drawbar.cli"]
         snakefile = self.directory / "analysis" / "Snakefile"
-        arguments = ["--backend", backend, "--no-container", "--name", "gated", "--json"]
+        arguments = ["--backend", backend, "--name", "gated", "--json"]
+        if self.image is None:
+            arguments.append("--no-container")
         return self._drawbar(*program, "run", snakefile, *arguments)
 
     def killed(self, process: subprocess.Popen[str]) -> None:
@@ -88,7 +104,7 @@ class GatedRun:
 
     def counts(self) -> dict[str, int]:
         """How often each line is in the ledger."""
-        return Counter(self.ledger.read_text().splitlines())
+        return Counter(self.ledger.read_text().splitlines() if self.ledger.exists() else ())
 
     def _drawbar(self, *arguments: object) -> subprocess.Popen[str]:
         return subprocess.Popen(

@@ -34,7 +34,7 @@ from drawbar_kubernetes.results import View
 class KubernetesBackend(Backend):
     """Runs each job in a pod of a cluster.
 
-    Jobs are named after the attempt's tag, so that a repeated submit is one Job. They outlive the
+    The name of a Job is written down before it is made, so that a repeated call is one Job. They outlive the
     driver, and a driver in a pod is as good as one outside.
     """
 
@@ -194,29 +194,29 @@ class KubernetesBackend(Backend):
     def _parcels(self, group: Sequence[Attempt]) -> list[Parcel]:
         """Attempts that are alike, put together as the step or the site asks for."""
         size = manifest.pack_of(group[0].spec, self.options)
-        parts = [group[start : start + size] for start in range(0, len(group), size)]
-        parcels = []
-        for part in parts:
-            name = manifest.job_name(part[0].tag)
-            parcels.append(Parcel(name, {each.tag: each for each in part}, size=len(part)))
-            if len(part) > 1:
-                for each in part:
-                    records.set_parcel(each.record, name)
-        return parcels
+        return [self._parcel(group[start : start + size]) for start in range(0, len(group), size)]
+
+    def _parcel(self, attempts: Sequence[Attempt]) -> Parcel:
+        """A new Job for attempts, whose name is written down before it is made."""
+        name = manifest.new_name(attempts[0].tag)
+        for attempt in attempts:
+            records.set_parcel(attempt.record, name, packed=len(attempts) > 1)
+        return Parcel(name, {each.tag: each for each in attempts}, size=len(attempts))
 
     # going on with what an earlier driver began
 
     def _adopt(self, attempts: Sequence[Attempt]) -> None:
         """Learn of attempts that this object does not know and that were taken before.
 
-        Those without a Job whose command was not begun are handed over again: under the same name, so
-        that a call of an earlier driver which is still under way makes no second one.
+        Those without a Job whose command was not begun are handed over again: under the same name, so that
+        a call of an earlier driver which is still under way makes no second one. Those of a pack are handed
+        over one by one; should the pack arrive after all, whoever comes later runs nothing.
         """
         follower = self._followed
         rest = []
         for attempt in attempts:
             if (found := results.by_record(attempt)) is not None:
-                follower.end(attempt, self._name(attempt), found)
+                follower.end(attempt, records.parcel(attempt.record), found)
             else:
                 rest.append(attempt)
         if not rest:
@@ -229,7 +229,7 @@ class KubernetesBackend(Backend):
         found_pods = _by_job(self._api.list(PODS, selector)[0])
         groups: dict[str, list[Attempt]] = {}
         for attempt in rest:
-            groups.setdefault(self._name(attempt), []).append(attempt)
+            groups.setdefault(records.parcel(attempt.record), []).append(attempt)
         for name, group in groups.items():
             if name in jobs or name in found_pods:
                 self._go_on(name, group, jobs.get(name, ()), found_pods.get(name, ()))
@@ -240,7 +240,7 @@ class KubernetesBackend(Backend):
     def _go_on(self, name: str, group: Sequence[Attempt], jobs: Sequence[Any], found: Sequence[Any]) -> None:
         follower = self._followed
         parcel = Parcel(name, {each.tag: each for each in group}, phase=Phase.CREATED)
-        parcel.size = 2 if any(records.parcel(each.record) for each in group) else 1
+        parcel.size = 2 if records.packed(group[0].record) else 1
         for attempt in group:
             if reason := records.stop(attempt.record):
                 parcel.stops[attempt.tag] = (reason, "")
@@ -251,7 +251,7 @@ class KubernetesBackend(Backend):
             if not jobs:
                 parcel.over = "its Job was deleted by somebody else"
             for pod in found:
-                follower.heard(parcel, pods.read(pod, name))
+                follower.heard(parcel, pods.read(pod))
         if parcel.stops:
             follower.discard([name])
         follower.watch_over(parcel)
@@ -262,20 +262,18 @@ class KubernetesBackend(Backend):
         start, stop = records.start(attempt.record), records.stop(attempt.record)
         if start is None and stop is None:
             self._write_job(attempt)
-            parcel = Parcel(manifest.job_name(attempt.tag), {attempt.tag: attempt})
+            name = "" if records.packed(attempt.record) else records.parcel(attempt.record)
+            parcel = Parcel(name, {attempt.tag: attempt}) if name else self._parcel([attempt])
             with follower.lock:
                 follower.table.add(parcel)
             self._launcher.queue(parcel)
             return
         view = View(pods={}, complete=True, over="the cluster does not have it")
         if start is not None and start.pod is not None:
-            view = View(pods={start.pod: pods.Pod(name=start.pod, job="", gone=True)}, complete=True)
+            view = View(pods={start.pod: pods.Pod(name=start.pod, gone=True)}, complete=True)
         found = results.look(attempt, view, (stop, "") if stop else None, patient=False)
         if found is not None:
-            follower.end(attempt, self._name(attempt), found)
-
-    def _name(self, attempt: Attempt) -> str:
-        return records.parcel(attempt.record) or manifest.job_name(attempt.tag)
+            follower.end(attempt, records.parcel(attempt.record), found)
 
 
 def give(directory: str, user: int, group: int) -> None:

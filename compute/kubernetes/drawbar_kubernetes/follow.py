@@ -18,7 +18,7 @@ from drawbar_kubernetes.api import JOBS, PODS, Api, ApiError
 from drawbar_kubernetes.options import KubernetesOptions
 from drawbar_kubernetes.parcels import Parcel, Phase, Table
 from drawbar_kubernetes.pods import Pod
-from drawbar_kubernetes.results import Unclear
+from drawbar_kubernetes.results import Unclear, View
 from drawbar_kubernetes.watch import Object, Watcher
 
 _LOOKERS = 4
@@ -109,7 +109,7 @@ class Follower:
         with self.lock:
             parcel = self.table.by_name.get(name)
             if parcel is not None:
-                self.heard(parcel, pods.read(pod, name, gone=kind == "DELETED"))
+                self.heard(parcel, pods.read(pod, gone=kind == "DELETED"))
 
     def heard(self, parcel: Parcel, pod: Pod) -> None:
         """A pod of a parcel is like this now; to be called with the lock."""
@@ -162,18 +162,19 @@ class Follower:
     def look(self, parcel: Parcel) -> None:
         """Tell of attempts of a parcel that have ended. Raises what keeps it from seeing that."""
         complete = False
+        seen: dict[str, Pod] = {}
         for attempt in list(parcel.attempts.values()):
             while True:
                 with self.lock:
-                    view, stop = parcel.view(complete=complete), parcel.stops.get(attempt.tag)
-                    patient = (
-                        parcel.lasts("settling", any(pod.dead for pod in view.pods.values())) < _SETTLE_S
-                    )
+                    dead = any(pod.dead for pod in parcel.pods.values())
+                    patient = parcel.lasts("settling", dead) < _SETTLE_S
+                    view = View(pods={**seen, **parcel.pods}, complete=complete, over=parcel.over)
+                    stop = parcel.stops.get(attempt.tag)
                 try:
                     found = results.look(attempt, view, stop, patient=patient)
                     break
                 except Unclear as unclear:
-                    self._see(parcel, unclear.pod)
+                    seen |= self._see(parcel, unclear.pod)
                     complete = complete or unclear.pod is None
             if found is not None:
                 self.end(attempt, parcel.name, found)
@@ -185,21 +186,17 @@ class Follower:
             ):
                 self.watch_over(parcel)
 
-    def _see(self, parcel: Parcel, name: str | None) -> None:
-        """Look at a pod, or at all pods of a parcel, as they are now."""
+    def _see(self, parcel: Parcel, name: str | None) -> dict[str, Pod]:
+        """A pod, or all pods of a parcel, as they are now."""
         if name is None:
             found, _ = self._api.list(PODS, f"{manifest.JOB}={parcel.name}")
-            seen = [pods.read(each, parcel.name) for each in found]
-        else:
-            try:
-                seen = [pods.read(self._api.get(PODS, name), parcel.name)]
-            except ApiError as error:
-                if not error.not_found:
-                    raise
-                seen = [Pod(name=name, job=parcel.name, gone=True)]
-        with self.lock:
-            for pod in seen:
-                parcel.pods[pod.name] = pod
+            return {pod.name: pod for each in found if (pod := pods.read(each))}
+        try:
+            return {name: pods.read(self._api.get(PODS, name))}
+        except ApiError as error:
+            if not error.not_found:
+                raise
+            return {name: Pod(name=name, gone=True)}
 
     def _begun(self, parcel: Parcel, attempt: Attempt) -> None:
         with self.lock:

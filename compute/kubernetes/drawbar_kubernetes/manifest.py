@@ -7,6 +7,7 @@ import hashlib
 import math
 import os
 import re
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -36,16 +37,22 @@ JOB = "drawbar.job"
 """Labels of every Job and pod: the attempt's tag (a pack has none), the run, the step, the Job's name."""
 RECORD = "drawbar.record"
 """Annotation: the attempt's directory."""
+NETWORK = "drawbar.network"
+"""Label of pods that need no network, by which a site's network policy may keep them from it."""
 QUEUE = "kueue.x-k8s.io/queue-name"
 
 _FETCH_S = 3600
 """How long images may take before the cluster itself ends a pod that has a wall time."""
-_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,44}[a-z0-9])?")
+_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,36}[a-z0-9])?")
 
 
-def job_name(tag: str) -> str:
-    """The name of the Job that runs the attempt of a tag; short enough for the names of its pods."""
-    return tag if _NAME.fullmatch(tag) else f"db-{hashlib.sha256(tag.encode()).hexdigest()[:32]}"
+def new_name(tag: str) -> str:
+    """A name for the Job of an attempt, which is then written down; short enough for the names of its pods.
+
+    It is new each time: somebody else's run in the same namespace may have the same tags.
+    """
+    readable = tag if _NAME.fullmatch(tag) else f"db-{hashlib.sha256(tag.encode()).hexdigest()[:32]}"
+    return f"{readable}-{secrets.token_hex(4)}"
 
 
 def label(text: str) -> str:
@@ -118,8 +125,6 @@ def cannot_run(spec: JobSpec, options: KubernetesOptions) -> str | None:
         return "it has no image to run in"
     if not options.volumes:
         return "no `volumes` are named in [backends.kubernetes], so that pods cannot see a workspace"
-    if not spec.network:
-        return "it is to have no network, which a pod cannot be kept from"
     try:
         hints_of(spec)
         user_of(spec, options)
@@ -181,6 +186,8 @@ def _metadata(attempts: Sequence[Attempt], options: KubernetesOptions, name: str
     }
     if len(attempts) == 1:
         labels[TAG] = label(first.tag)
+    if not first.spec.network:
+        labels[NETWORK] = "none"
     if options.queue:
         labels[QUEUE] = options.queue
     annotations = {

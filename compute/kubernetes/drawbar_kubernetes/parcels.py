@@ -11,7 +11,7 @@ from drawbar.backend import Attempt, JobStatus
 from drawbar.model import JobState
 
 from drawbar_kubernetes.pods import Pod
-from drawbar_kubernetes.results import Stop, View
+from drawbar_kubernetes.results import Stop
 
 
 class Phase(Enum):
@@ -58,10 +58,6 @@ class Parcel:
         """The pod that tells most: one that is not dead, else the last."""
         alive = [pod for pod in self.pods.values() if not pod.dead]
         return alive[-1] if alive else next(reversed(self.pods.values()), None)
-
-    def view(self, *, complete: bool = False) -> View:
-        """What is known of it."""
-        return View(pods=dict(self.pods), complete=complete, over=self.over)
 
     def status(self, attempt: Attempt) -> JobStatus:
         """What is told of an attempt in it."""

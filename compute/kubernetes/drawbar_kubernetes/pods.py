@@ -46,7 +46,6 @@ class Pod:
     """
 
     name: str
-    job: str
     phase: str = "Pending"
     reason: str = ""
     message: str = ""
@@ -99,8 +98,8 @@ class Pod:
         return None
 
 
-def read(pod: Mapping[str, Any], job: str, *, gone: bool = False) -> Pod:
-    """What a pod of a Job says; `gone` when it is the last that was seen of it."""
+def read(pod: Mapping[str, Any], *, gone: bool = False) -> Pod:
+    """What a pod says; `gone` when it is the last that was seen of it."""
     metadata, spec, status = (pod.get(key) or {} for key in ("metadata", "spec", "status"))
     conditions = {each.get("type"): each for each in status.get("conditions") or ()}
     placed, ready = conditions.get("PodScheduled") or {}, conditions.get("Ready") or {}
@@ -117,7 +116,6 @@ def read(pod: Mapping[str, Any], job: str, *, gone: bool = False) -> Pod:
         message = message or str(ended["message"]).strip()
     return Pod(
         name=str(metadata.get("name", "")),
-        job=job,
         phase=str(status.get("phase") or "Pending"),
         reason=reason,
         message=message,

@@ -1,7 +1,7 @@
 """What is kept of an attempt in its own directory, beside the job's logs.
 
     job      what to run, made by the driver; the directory itself is the driver's claim
-    parcel   the name of the Job that runs it, when it is one of a pack
+    parcel   the name of the Job that runs it, written before that is made
     started  which pod began it, made by the pod; or by a driver that found it not begun, so that it
              cannot begin any more
     stop     why drawbar asked it to end
@@ -70,14 +70,19 @@ def set_job(record: str, text: str) -> None:
     _write(record, "job", data, os.replace)
 
 
-def set_parcel(record: str, name: str) -> None:
-    """The attempt is going to be run by a Job of this name. Raises OSError."""
-    _write(record, "parcel", name.encode(), os.replace)
+def set_parcel(record: str, name: str, *, packed: bool) -> None:
+    """The attempt is going to be run by a Job of this name, perhaps with others. Raises OSError."""
+    _write(record, "parcel", f"name={name}\npacked={'yes' if packed else ''}\n".encode(), os.replace)
 
 
-def parcel(record: str) -> str | None:
-    """The Job that runs it, when it is one of a pack."""
-    return _read(record, "parcel")
+def parcel(record: str) -> str:
+    """The name of the Job that runs it; empty while none was to."""
+    return _values(_read(record, "parcel") or "").get("name", "")
+
+
+def packed(record: str) -> bool:
+    """Whether its Job runs others too."""
+    return bool(_values(_read(record, "parcel") or "").get("packed"))
 
 
 def close(record: str) -> bool:

@@ -70,7 +70,7 @@ def look(attempt: Attempt, view: View, stop: Stop | None, *, patient: bool) -> J
             return None
         if not view.complete:
             raise Unclear(None)
-        pod = Pod(name="", job="", gone=True)
+        pod = Pod(name="", gone=True)
     if not pod.dead:
         return None
     if pod.ended is not None and not pod.deleting and end is None and patient:
@@ -167,7 +167,7 @@ def result(
 
 def status(attempt: Attempt, name: str, found: JobResult) -> JobStatus:
     """What is told of an attempt that ended in the Job of this name."""
-    found = replace(found, native_id=name)
+    found = replace(found, native_id=name or None)
     return JobStatus(
         tag=attempt.tag,
         state=found.state,

@@ -32,6 +32,15 @@ def pod_of(cluster, attempt):
     return pod
 
 
+def job_of(cluster, attempt):
+    (job,) = [
+        each["metadata"]["name"]
+        for each in cluster.objects("jobs")
+        if each["metadata"]["labels"].get("drawbar.tag") == attempt.tag
+    ]
+    return job
+
+
 class Behaviour:
     def test_a_pod_that_somebody_deletes_is_evicted(self, open_driver, cluster):
         driver = open_driver()
@@ -50,7 +59,7 @@ class Behaviour:
     def test_a_job_that_somebody_deletes_is_evicted(self, open_driver, cluster):
         driver = open_driver()
         (attempt,) = running(driver)
-        cluster.delete_job(attempt.tag)
+        cluster.delete_job(job_of(cluster, attempt))
         assert driver.end(attempt).reason is Reason.EVICTED
         assert len(ledger_of(driver)) == 1
 
@@ -63,7 +72,7 @@ class Behaviour:
         driver.wait_for(
             lambda: any(job["status"].get("conditions") for job in cluster.objects("jobs")), "a job ends"
         )
-        cluster.delete_job(attempt.tag)
+        cluster.delete_job(job_of(cluster, attempt))
         driver.wait_for(lambda: not cluster.objects("pods"), "its pod is deleted with it")
         driver.open()
         assert driver.find(attempt)[attempt.tag].result.exit_code == 9
@@ -72,7 +81,7 @@ class Behaviour:
         driver = open_driver()
         (attempt,) = running(driver)
         driver.close()
-        cluster.delete_job(attempt.tag)
+        cluster.delete_job(job_of(cluster, attempt))
         driver.wait_for(lambda: not cluster.objects("pods"), "its pod is deleted with it")
         driver.open()
         result = driver.find(attempt)[attempt.tag].result

@@ -113,10 +113,12 @@ def open_driver(cluster, tmp_path):
     """Opens backends on the cluster; their jobs are ended at the end of the test."""
     drivers = []
 
-    def open_one(directory=None, *, image=IMAGE, **options):
-        workspace = directory or tmp_path / "workspace"
+    def open_one(*, image=IMAGE, patience_s=120, **options):
+        workspace = tmp_path / "workspace"
         workspace.mkdir(exist_ok=True)
-        driver = Driver(lambda: cluster.backend(**options), workspace.resolve(), patience_s=120, image=image)
+        driver = Driver(
+            lambda: cluster.backend(**options), workspace.resolve(), patience_s=patience_s, image=image
+        )
         drivers.append(driver)
         return driver.open()
 

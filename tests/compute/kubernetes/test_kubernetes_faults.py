@@ -10,6 +10,7 @@ from behaviour import Behaviour, ledger_of, running
 from drawbar.model import Reason, Resources
 
 pytestmark = pytest.mark.kubernetes
+PYTHON = "localhost/python:wf"
 BACKEND = "drawbar_kubernetes.backend:KubernetesBackend"
 POINTS = {
     "before the intent": ("before", "drawbar.dispatcher:Dispatcher.submit"),
@@ -32,9 +33,6 @@ class TestBehaviour(Behaviour):
 def settings(cluster):
     """The text of a drawbar.toml for runs on the cluster."""
     return f"""
-[images.aliases]
-"docker.io/snakemake/snakemake:v9.22.0" = "localhost/busybox:wf"
-
 [backends.kubernetes]
 grace_s = 1
 
@@ -53,7 +51,7 @@ def kill_api_server(cluster):
 
 
 def test_an_api_server_killed_while_jobs_are_submitted(open_driver, cluster):
-    driver = open_driver()
+    driver = open_driver(patience_s=240)
     attempts = [driver.gated(driver.directory / "gate", code) for code in range(8)]
     driver.run(*attempts[:4])
     kill_api_server(cluster)
@@ -67,7 +65,7 @@ def test_an_api_server_killed_while_jobs_are_submitted(open_driver, cluster):
 
 
 def test_an_api_server_killed_while_jobs_run(open_driver, cluster):
-    driver = open_driver()
+    driver = open_driver(patience_s=240)
     attempts = running(driver, 4, exit_code=3)
     kill_api_server(cluster)
     (driver.directory / "gate").touch()
@@ -109,21 +107,28 @@ def test_a_job_that_fits_nowhere_says_why_it_waits(open_driver):
 
 
 @pytest.mark.parametrize("stage", POINTS)
-def test_a_driver_killed(cluster, settings, tmp_path, killed_run, stage):
+def test_a_driver_killed(cluster, settings, tmp_path, gated_run, stage):
     """The jobs' own ledger is the judge: none is lost, and none runs twice."""
     when, point = POINTS[stage]
-    run = killed_run(tmp_path, settings, jobs=3)
+    run = gated_run(tmp_path, settings, jobs=3, image=PYTHON)
+    process = run.start("kubernetes", when=when, point=point)
     if "end" in stage or "deletion" in stage:
+        run.wait_for("started")
         run.gate.touch()
-    run.killed(run.start("kubernetes", when=when, point=point))
+    run.killed(process)
     run.resume()
     cluster.kubectl("delete", "jobs", "--all")  # what the killed driver left to the cluster's own clock
 
 
-def test_a_driver_killed_while_its_jobs_run(cluster, settings, tmp_path, killed_run):
-    run = killed_run(tmp_path, settings, jobs=3)
+@pytest.mark.parametrize("ended", [False, True], ids=["while they run", "and they end meanwhile"])
+def test_a_driver_killed_after_its_jobs_started(cluster, settings, tmp_path, gated_run, ended):
+    run = gated_run(tmp_path, settings, jobs=3, image=PYTHON)
     process = run.start("kubernetes")
     run.wait_for("started")
     process.kill()
     run.killed(process)
+    if ended:
+        run.gate.touch()
+        run.wait_for("started", "ended")
     run.resume()
+    cluster.kubectl("delete", "jobs", "--all")
