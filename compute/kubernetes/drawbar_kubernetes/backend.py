@@ -66,7 +66,7 @@ class KubernetesBackend(Backend):
         from drawbar_kubernetes import checks
 
         try:
-            return checks.problems(self._api, self.options)
+            return checks.problems(self._api, self.options, KubernetesBackend(self.options))
         except BackendError as error:
             return [Problem(message=f"kubernetes: {error}")]
 
@@ -144,6 +144,11 @@ class KubernetesBackend(Backend):
             self._follower.close()
             self._follower = None
         self._api.close()
+
+    @property
+    def ignored(self) -> Sequence[str]:
+        """What the cluster has left out of what it was sent, without a word."""
+        return self._launcher.ignored
 
     @property
     def _followed(self) -> Follower:

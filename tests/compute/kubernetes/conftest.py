@@ -66,7 +66,8 @@ class Cluster:
 
     def options(self, **options) -> dict:
         volume = {"path": str(self.directory), "host_path": str(self.directory)}
-        return {"volumes": [volume], "grace_s": 1.0, "pod_template": SMALL, **options}
+        fixed = {"volumes": [volume], "grace_s": 1.0, "pod_template": SMALL, "check_image": IMAGE}
+        return {**fixed, **options}
 
     def backend(self, **options) -> KubernetesBackend:
         return KubernetesBackend(KubernetesBackend.Options.parse(self.options(**options), where="test"))
@@ -92,6 +93,7 @@ def cluster(environment, monkeypatch, tmp_path):
     for name in ("KUBECONFIG", "KUBE_ADMIN_CONFIG"):
         monkeypatch.setenv(name, environment[name])
     monkeypatch.setenv("PATH", environment["PATH"].replace("$PATH", os.environ["PATH"]))
+    monkeypatch.setenv("DRAWBAR_HOME", str(tmp_path / "home"))
     cluster = Cluster(tmp_path, environment["KUBE_ADMIN_CONFIG"])
     yield cluster
     left = [each["metadata"]["name"] for each in cluster.objects("jobs")]

@@ -40,6 +40,8 @@ class FakeCluster:
         self.busy = 0  # how many more calls are answered with 429
         self.deaf = 0  # how many creations are carried out and not answered
         self.forbidden: set[str] = set()
+        self.left_out: tuple[str, ...] = ()  # fields of a Job that it does not know
+        self.moved = ("", "")  # a directory, and where containers are that believe to see it
         self.queued = False  # Jobs with a queue wait until `admit`
         self.calls: list[tuple[str, str]] = []
         self._lock = threading.Condition(threading.RLock())
@@ -177,6 +179,11 @@ class FakeCluster:
                     self._changed("jobs", "MODIFIED", job)
                     self._sync(job)
 
+    def add_quota(self, quota: dict) -> None:
+        """The namespace has a quota."""
+        with self._lock:
+            self._objects["resourcequotas"][quota["metadata"]["name"]] = quota
+
     def wake(self) -> None:
         """What was not schedulable, or had no image, is tried again."""
         with self._lock:
@@ -198,9 +205,8 @@ class FakeCluster:
                     f'jobs.batch "{name}" is forbidden: exceeded quota: jobs, used: 1, limited: 1'
                 )
             job = copy.deepcopy(job)
-            if self.version < (1, 24):
-                for field in NEWER:
-                    job["spec"].pop(field, None)
+            for field in (*self.left_out, *(NEWER if self.version < (1, 24) else ())):
+                job["spec"].pop(field, None)
             if self.queued and "kueue.x-k8s.io/queue-name" in job["metadata"].get("labels", {}):
                 job["spec"]["suspend"] = True
             job["metadata"] |= {
@@ -337,7 +343,7 @@ class FakeCluster:
                 pod = self._objects["pods"].get(name)
                 if pod is None or pod["status"]["phase"] != "Pending" or not self._begins(pod):
                     continue
-                process = None if self.instant else _process(pod)
+                process = None if self.instant else _process(pod, *self.moved)
                 if process is not None:
                     self._processes[name] = process
                 self._changed("pods", "MODIFIED", pod)
@@ -476,10 +482,12 @@ def _handler(cluster: FakeCluster) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
-def _process(pod: dict) -> subprocess.Popen:
+def _process(pod: dict, place: str, moved: str) -> subprocess.Popen:
     """What a container would run, as a process of this machine."""
     container = pod["spec"]["containers"][0]
     command = [text.replace("$$", "$") for text in container["command"]]
+    if place:
+        command = [text.replace(place, moved) for text in command]
     environment = {"PATH": os.environ["PATH"], "HOME": "/"}
     for each in container.get("env", ()):
         environment[each["name"]] = each.get(

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import threading
+from collections import Counter
+
 import pytest
 from behaviour import Behaviour, ledger_of, pod_of, running
 from drawbar.model import JobState, Reason
@@ -11,10 +15,12 @@ from drawbar_kubernetes.backend import KubernetesBackend
 from fake_cluster import FakeCluster
 
 IMAGE = "localhost/busybox:wf"
+SCALE = int(os.environ.get("KUBERNETES_SCALE", "300"))
 
 
 @pytest.fixture
-def cluster(tmp_path):
+def cluster(tmp_path, monkeypatch):
+    monkeypatch.setenv("DRAWBAR_HOME", str(tmp_path / "home"))
     with FakeCluster(tmp_path) as fake:
         yield fake
 
@@ -23,7 +29,13 @@ def cluster(tmp_path):
 def make_backend(cluster, tmp_path):
     def make(**options):
         volume = {"path": str(tmp_path), "host_path": str(tmp_path)}
-        values = {"kubeconfig": str(cluster.kubeconfig), "volumes": [volume], "grace_s": 0.5, **options}
+        values = {
+            "kubeconfig": str(cluster.kubeconfig),
+            "volumes": [volume],
+            "grace_s": 0.5,
+            "check_image": IMAGE,
+            **options,
+        }
         return KubernetesBackend(KubernetesBackend.Options.parse(values, where="test"))
 
     return make
@@ -199,10 +211,72 @@ def test_what_was_taken_and_not_made_is_made_by_the_next_driver(open_driver, clu
     assert len(ledger_of(driver)) == 2
 
 
-def test_what_a_server_leaves_out_is_noticed(make_backend, open_driver, cluster):
-    cluster.version = (1, 20)
-    driver = open_driver(pod_template={"spec": {"schedulerName": "volcano"}})
-    attempt = driver.shell("exit 0")
-    driver.run(attempt)
-    assert driver.end(attempt).ok
-    assert driver.backend._launcher.ignored == []
+def test_a_check_names_what_is_not_allowed(make_backend, cluster):
+    cluster.forbidden = {"create jobs", "watch pods"}
+    (problem,) = make_backend().check()
+    assert "create jobs, watch pods" in str(problem)
+    assert "kubernetes-role.yaml" in str(problem)
+
+
+def test_a_check_finds_an_image_that_cannot_be_had(make_backend, cluster):
+    (problem,) = make_backend(check_image="localhost/none:1", check_s=1.0).check()
+    assert "ImagePullBackOff" in str(problem)
+    assert cluster.objects("jobs") == []
+
+
+def test_a_check_finds_a_volume_that_is_not_shared(make_backend, cluster, tmp_path):
+    """The pod sees another file system at that place."""
+    cluster.moved = (f"{tmp_path}/.drawbar-check", f"{tmp_path}/elsewhere")
+    (problem,) = make_backend(check_s=5.0, image_wait_s=1.0).check()
+    assert "same file system" in str(problem)
+
+
+def test_a_check_of_a_cluster_without_volumes(make_backend, cluster):
+    (problem,) = make_backend(volumes=[]).check()
+    assert "volumes" in str(problem)
+
+
+def test_a_check_of_a_home_that_is_not_shared(make_backend, cluster, monkeypatch):
+    monkeypatch.setenv("DRAWBAR_HOME", "/elsewhere")
+    (problem,) = make_backend().check()
+    assert "/elsewhere" in str(problem)
+
+
+def test_a_check_tells_of_a_quota_that_is_used_up(make_backend, cluster):
+    status = {"hard": {"pods": "2", "requests.cpu": "4"}, "used": {"pods": "2", "requests.cpu": "500m"}}
+    cluster.add_quota({"metadata": {"name": "small"}, "status": status})
+    (problem,) = make_backend().check()
+    assert "small allows no more pods (2 of 2 are used)" in str(problem)
+
+
+def test_a_check_names_what_an_old_cluster_leaves_out(make_backend, cluster):
+    cluster.left_out = ("ttlSecondsAfterFinished",)
+    (problem,) = make_backend().check()
+    assert "spec.ttlSecondsAfterFinished" in str(problem)
+
+
+def test_a_check_without_a_cluster(tmp_path):
+    values = {"kubeconfig": str(tmp_path / "none")}
+    (problem,) = KubernetesBackend(KubernetesBackend.Options.parse(values, where="test")).check()
+    assert "KUBECONFIG" in str(problem)
+
+
+def test_ten_thousand_jobs(make_backend, cluster, tmp_path):
+    """Calls, memory and threads do not grow with each job."""
+    cluster.instant = True
+    workspace = tmp_path / "w"
+    workspace.mkdir()
+    driver = Driver(lambda: make_backend(creations_per_s=1e6), workspace, patience_s=120, image=IMAGE).open()
+    attempts = [driver.attempt("true") for _ in range(SCALE)]
+    before = threading.active_count()
+    for start in range(0, SCALE, 500):
+        driver.run(*attempts[start : start + 500])
+    assert all(driver.end(attempt).ok for attempt in attempts)
+    assert threading.active_count() <= before + 64
+    driver.call(driver.backend.forget, attempts)
+    driver.wait_for(lambda: not cluster.objects("jobs"), "Jobs are deleted")
+    driver.close()
+    verbs = Counter(verb for verb, _ in cluster.calls)
+    assert verbs["POST"] == SCALE
+    assert verbs["DELETE"] <= SCALE / 100 + 20
+    assert verbs["GET"] + verbs["WATCH"] < 50
