@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from drawbar.testing.child import forked
@@ -17,7 +17,10 @@ Execute = Callable[..., Outcome]
 
 @pytest.fixture
 def execute(tmp_path: Path) -> Execute:
-    """Execute a Snakefile in `tmp_path / "workspace"`; with `after`, as a restart of an earlier outcome."""
+    """Execute a Snakefile in `tmp_path / "workspace"`; with `after`, as a restart of an earlier outcome.
+
+    `arrange` is called in the child process, with the client and what ends the process at once.
+    """
     SnakemakeEngine.preload()
 
     def execute(
@@ -29,6 +32,7 @@ def execute(tmp_path: Path) -> Execute:
         arguments: str = "",
         parameters: dict[str, Any] | None = None,
         declared: tuple[str, ...] = (),
+        arrange: Callable[[MemoryJobs, Callable[[Outcome], NoReturn]], None] | None = None,
     ) -> Outcome:
         options = {"arguments": f"--latency-wait 0 {arguments}"}
         sample = Sample(
@@ -41,7 +45,13 @@ def execute(tmp_path: Path) -> Execute:
         workspace = tmp_path / "workspace"
         source = sample.write(workspace)
         jobs = after.jobs.restarted() if after else MemoryJobs(workspace)
-        return forked(lambda leave: drive(SnakemakeEngine(), source, jobs, kill_at, leave), 120.0)
+
+        def work(leave: Callable[[Outcome], NoReturn]) -> Outcome:
+            if arrange is not None:
+                arrange(jobs, leave)
+            return drive(SnakemakeEngine(), source, jobs, kill_at, leave)
+
+        return forked(work, 120.0)
 
     return execute
 
