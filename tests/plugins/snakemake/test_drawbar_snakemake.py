@@ -57,3 +57,61 @@ def test_a_failed_rule_is_exit_status_1(snakemake, tmp_path):
     done = snakemake()
     assert done.returncode == 1
     assert "rule a: the job ended with exit code 3" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_thousand_jobs(snakemake, tmp_path):
+    (tmp_path / "Snakefile").write_text(
+        """\
+rule all:
+    input: expand("part/{n}", n=range(1000))
+    output: "sum"
+    run:
+        Path(output[0]).write_text(str(sum(int(Path(name).read_text()) for name in input)))
+rule part:
+    output: "part/{n}"
+    shell: "echo {wildcards.n} > {output}"
+"""
+    )
+    done = snakemake("--cores", "4")
+    assert done.returncode == 0, done.stderr
+    assert int((tmp_path / "sum").read_text()) == sum(range(1000))
+    assert "1001 of 1001 steps (100%) done" in done.stderr
+
+
+LEVELS = """\
+rule all:
+    input: expand("level9/{n}", n=range(8))
+rule level0:
+    output: temp("level0/{n}")
+    retries: 2
+    resources: mem_mb=lambda wildcards, attempt: 10 * attempt
+    params: least=lambda wildcards: 10 * (int(wildcards.n) % 3)
+    shell: "test {wildcards.n} != BAD; test {resources.mem_mb} -gt {params.least}; echo 0 > {output}"
+"""
+LEVEL = """\
+rule level{here}:
+    input: "level{before}/{{n}}"
+    output: {output}
+    shell: "{{{{ cat {{input}}; echo {here}; }}}} > {{output}}"
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bad", ["none", "3"])
+def test_ten_levels_with_retries_and_a_failure(snakemake, tmp_path, bad):
+    text = LEVELS.replace("BAD", bad)
+    for here in range(1, 10):
+        output = f'"level{here}/{{n}}"'
+        output = output if here == 9 else f"temp({output})"
+        text += LEVEL.format(here=here, before=here - 1, output=output)
+    (tmp_path / "Snakefile").write_text(text)
+    done = snakemake("--cores", "4", "--keep-going")
+    whole = [str(n) for n in range(8) if str(n) != bad]
+    assert sorted(path.name for path in tmp_path.glob("level9/*")) == whole
+    for name in whole:
+        assert (tmp_path / "level9" / name).read_text().split() == [str(level) for level in range(10)]
+    assert [path for level in range(9) for path in tmp_path.glob(f"level{level}/*")] == []
+    assert done.returncode == (0 if bad == "none" else 1), done.stderr
+    if bad != "none":
+        assert "rule level0: the job ended with exit code 1" in done.stderr
