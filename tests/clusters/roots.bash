@@ -6,6 +6,7 @@ suite=bookworm
 busybox_root() {
   local root each
   root=$(mktemp -d)
+  chmod 755 "$root"
   mkdir -p "$root"/{bin,tmp,etc,root,proc,sys,dev}
   chmod 1777 "$root/tmp"
   cp /bin/busybox "$root/bin/busybox"
@@ -38,6 +39,7 @@ make_root() { # make_root NAME: the tarball appears whole
 empty_root() { # an image with nothing to run
   local root
   root=$(mktemp -d)
+  chmod 755 "$root"
   : >"$root/empty"
   tar -C "$root" -cf "$1" empty
   rm -rf "$root"

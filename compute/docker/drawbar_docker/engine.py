@@ -84,7 +84,7 @@ class Facts:
             name=info.get("Name") or "docker",
             cpus=float(info.get("NCPU") or 1),
             memory_mib=int(info.get("MemTotal") or 0) >> 20,
-            rootless="rootless" in options,
+            rootless="rootless" in options or bool(info.get("Rootless")),  # Docker's way, and Podman's
             remapped="userns" in options,
             labelled="selinux" in options,
             gpus=any("nvidia" in name for name in runtimes),

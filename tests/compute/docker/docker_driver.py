@@ -1,6 +1,6 @@
 """A driver to be killed: submits what it is told on its standard input, and reports.
 
-    python docker_driver.py DIRECTORY
+    python docker_driver.py DIRECTORY [NETWORK]
 
 Each line on standard input is a JSON list of [number, script], which is answered with a line when the
 backend has the jobs, or `wait`, which is when all of them have ended.
@@ -59,7 +59,9 @@ def wait_for(condition, patience_s=60):
 
 def main() -> None:
     directory = Path(sys.argv[1])
-    backend, sink, count = DockerBackend(DockerBackend.Options(grace_s=0.5)), Sink(), 0
+    network = sys.argv[2] if len(sys.argv) > 2 else None
+    backend = DockerBackend(DockerBackend.Options(grace_s=0.5, network=network))
+    sink, count = Sink(), 0
     backend.start(sink)
     for line in sys.stdin:
         if line == "wait\n":

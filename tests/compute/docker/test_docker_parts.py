@@ -53,6 +53,11 @@ def unreachable(self):
     raise BackendError("no container engine answers", transient=True)
 
 
+def test_podman_has_its_own_way_to_say_that_it_is_rootless():
+    assert Facts.of({"SecurityOptions": ["name=seccomp,profile=default"], "Rootless": True}).rootless
+    assert not Facts.of({"SecurityOptions": [], "Rootless": False}).rootless
+
+
 def test_the_facts_of_an_engine():
     info = {
         "Name": "box",
