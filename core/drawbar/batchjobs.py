@@ -26,6 +26,8 @@ from drawbar.store import on_network
 
 _FIRST_ASK_S = 1.0
 _STOP_AGAIN_S = 10.0
+_REST = 5
+"""A scheduler that takes a second to answer is left alone for so many seconds."""
 
 
 class Scheduler(Protocol):
@@ -110,7 +112,7 @@ class Jobs:
         self._jobs: dict[str, Job] = {}
         self._ended: dict[str, JobStatus] = {}
         self._notices: dict[str, _Notices] = {}
-        self._ask_at, self._ask_s = 0.0, _FIRST_ASK_S
+        self._ask_at, self._ask_s, self._rest_until = 0.0, _FIRST_ASK_S, 0.0
 
     # the table
 
@@ -224,7 +226,7 @@ class Jobs:
         """Something is about to change: ask soon, and then ever more rarely."""
         with self._lock:
             self._ask_s = _FIRST_ASK_S
-            self._ask_at = min(self._ask_at, time.monotonic() + _FIRST_ASK_S)
+            self._ask_at = max(min(self._ask_at, time.monotonic() + _FIRST_ASK_S), self._rest_until)
 
     def ask(self) -> None:
         """Ask the scheduler for all jobs, and tell what has changed. Raises when it does not answer."""
@@ -240,7 +242,9 @@ class Jobs:
                 seen = old.get((job.place.batch, job.place.index))
                 news += self._settle(job, seen, gone=True, patience_s=patience_s)
             with self._lock:
-                self._ask_at = time.monotonic() + self._ask_s
+                now = time.monotonic()
+                self._rest_until = now + _REST * (now - began)
+                self._ask_at = max(now + self._ask_s, self._rest_until)
                 self._ask_s = min(2 * self._ask_s, self._poll_s)
         self._tell(news)
         self.stop(unwanted)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import shutil
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import ClassVar
@@ -32,6 +33,8 @@ _UNCLEAR = re.compile(
     re.IGNORECASE,
 )
 """sbatch does not know what slurmctld did with its request, or may be allowed to make it later."""
+_COMMANDS = ("sbatch", "squeue", "scancel", "scontrol", "sinfo")
+_OLDEST = (22, 5)
 _AT_ONCE = 500
 _WITHOUT_ASKING = 100
 _HISTORY_AT_ONCE = 200
@@ -136,34 +139,59 @@ class SlurmBackend(CommandLineBackend):
                 raise BackendError(f"scancel: {done.words}", transient=True)
 
     def check_client(self) -> Sequence[Problem]:
-        """Commands, the controller, the partition, and accounting."""
-        problems = []
+        """Commands and their version, the controller, the partition, and accounting."""
+        path = self.commands.environment["PATH"]
+        if missing := [name for name in _COMMANDS if shutil.which(name, path=path) is None]:
+            return [
+                Problem(
+                    message=f"slurm: there is no {', '.join(missing)} here",
+                    hint="install Slurm's client, or say where its commands are with `bin_directory`",
+                )
+            ]
         try:
+            version = _good("sbatch", self.commands.run("sbatch", "--version")).out
             config = self._config()
             partitions = _good("sinfo", self.commands.run("sinfo", "--noheader", "-o", "%R")).out.split()
             list(self.queue())
         except BackendError as error:
             return [Problem(message=f"slurm: {error}")]
-        wanted = self.options.partition
-        unknown = [each for each in (wanted.split(",") if wanted else []) if each not in partitions]
-        if unknown:
-            problems.append(
-                Problem(
-                    message=f"slurm: there is no partition {', '.join(unknown)}",
-                    hint=f"there are: {', '.join(sorted(set(partitions)))}",
-                )
+        return [
+            *self._check_version(version),
+            *self._check_partition(partitions),
+            *self._check_accounting(config),
+        ]
+
+    def _check_version(self, text: str) -> Iterator[Problem]:
+        match = re.search(r"(\d+)\.(\d+)", text)
+        if match and (int(match[1]), int(match[2])) < _OLDEST:
+            yield Problem(
+                message=f"slurm: {text.strip()} is older than what drawbar is tested with "
+                f"({_OLDEST[0]}.{_OLDEST[1]:02})",
+                severity=Severity.WARNING,
             )
-        if re.search(
-            r"^AccountingStorageType\s*=\s*(\(null\)|accounting_storage/none)", config, re.MULTILINE
-        ):
-            problems.append(
-                Problem(
-                    message="slurm: there is no accounting, so the reason of a job's death is known only "
-                    "for a few minutes (MinJobAge)",
-                    severity=Severity.WARNING,
-                )
+
+    def _check_partition(self, partitions: Sequence[str]) -> Iterator[Problem]:
+        wanted = self.options.partition.split(",") if self.options.partition else []
+        if unknown := [each for each in wanted if each not in partitions]:
+            yield Problem(
+                message=f"slurm: there is no partition {', '.join(unknown)}",
+                hint=f"there are: {', '.join(sorted(set(partitions)))}",
             )
-        return problems
+
+    def _check_accounting(self, config: str) -> Iterator[Problem]:
+        none = r"^AccountingStorageType\s*=\s*(\(null\)|accounting_storage/none)"
+        why = "there is no accounting" if re.search(none, config, re.MULTILINE) else ""
+        if not why:
+            try:
+                self.history(["db-check"])
+            except BackendError as error:
+                why = f"accounting does not answer ({error})"
+        if why:
+            yield Problem(
+                message=f"slurm: {why}, so the reason of a job's death is known only for a few minutes "
+                "(MinJobAge)",
+                severity=Severity.WARNING,
+            )
 
     def _config(self) -> str:
         return _good("scontrol", self.commands.run("scontrol", "show", "config")).out

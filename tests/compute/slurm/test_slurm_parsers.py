@@ -268,3 +268,56 @@ def test_an_unknown_hint_is_an_error():
         arguments({"slurm_partitoin": "x"})
     with pytest.raises(SettingsError, match="partitoin"):
         SlurmBackend.Options.parse({"partitoin": "x"}, where="backends.slurm")
+
+
+@pytest.fixture
+def client(tmp_path):
+    """A directory of commands that say what they are told to."""
+
+    def make(**words):
+        for name in ("sbatch", "squeue", "scancel", "scontrol", "sinfo", "sacct"):
+            command = tmp_path / name
+            command.write_text(f"#!/bin/sh\n{words.get(name, 'exit 0')}\n")
+            command.chmod(0o755)
+        options = {"bin_directory": str(tmp_path), "calls_per_minute": 6000.0}
+        return SlurmBackend(SlurmBackend.Options.parse(options, where="test"))
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("says", "largest"),
+    [
+        ("echo 'MaxArraySize            = 5'", 4),
+        ("echo 'MaxArraySize            = 1001'", 1000),
+        ("echo 'MaxArraySize            = 4000001'", 1000),  # batch_size
+        ("echo 'MaxArraySize            = 0'", 1),
+        ("echo 'MaxJobCount = 5'", 1),
+        ("exit 1", 100),  # not known now, and asked again
+    ],
+)
+def test_arrays_are_smaller_than_max_array_size(client, says, largest):
+    assert client(scontrol=says).largest_batch() == largest
+
+
+def problems(backend):
+    return [f"{problem.severity}: {problem.message}" for problem in backend.check_client()]
+
+
+def test_the_check_of_commands_versions_and_accounting(client, tmp_path):
+    accounting = "echo 'AccountingStorageType   = accounting_storage/slurmdbd'"
+    assert problems(client(scontrol=accounting)) == []
+    (old,) = problems(client(scontrol=accounting, sbatch="echo slurm 20.11.9"))
+    assert old == "warning: slurm: slurm 20.11.9 is older than what drawbar is tested with (22.05)"
+    (none,) = problems(client(scontrol="echo 'AccountingStorageType   = (null)'"))
+    assert none.startswith("warning: slurm: there is no accounting, so")
+    (away,) = problems(client(scontrol=accounting, sacct="echo 'sacct: error: refused' >&2; exit 1"))
+    assert "accounting does not answer (sacct: sacct: error: refused), so" in away
+    (down,) = problems(client(sinfo="echo 'sinfo: Unable to contact slurm controller' >&2; exit 1"))
+    assert down == "error: slurm: sinfo: sinfo: Unable to contact slurm controller"
+    backend = client()
+    (tmp_path / "scancel").unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(backend.commands.environment, "PATH", str(tmp_path))
+        (missing,) = problems(backend)
+    assert missing == "error: slurm: there is no scancel here"

@@ -6,9 +6,13 @@ import os
 import signal
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from drawbar.backend import Accepted, InDoubt, Refused
+from drawbar.batchjobs import Jobs
+from drawbar.batchresults import Seen
+from drawbar.batchscript import Submitted
 from drawbar.errors import BackendError
 from drawbar.model import JobState, Reason, Resources
 
@@ -230,3 +234,25 @@ def test_a_missing_command_is_named(open_driver):
     (answer,) = driver.submit(driver.shell("exit 0"))
     assert "no command 'qsub'" in answer.message
     assert Path("/nowhere").exists() is False
+
+
+def test_a_slow_scheduler_is_asked_more_rarely(driver, tmp_path, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr("drawbar.batchjobs.time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    class Slow:
+        def queue(self):
+            clock[0] += 4.0
+            return [Seen(batch="b")]
+
+    jobs = Jobs(Slow(), settle_s=1, poll_s=1, tell=lambda _: None)
+    place = Submitted(batch="b", index=0, directory=str(tmp_path))
+    jobs.add(driver.shell("exit 0"), place, handed_over=True)
+    clock[0] += 1.0
+    assert jobs.due
+    jobs.ask()
+    jobs.hurry()
+    clock[0] += 19.0
+    assert not jobs.due
+    clock[0] += 1.0
+    assert jobs.due
