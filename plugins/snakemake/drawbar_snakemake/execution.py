@@ -42,8 +42,8 @@ def execute(source: Source, options: SnakemakeOptions, jobs: JobClient) -> Outpu
         if resumed:
             session.delete_temporary_files()
         sources.settle()
-        snapshot.end()
         _report(session, options)
+        snapshot.end()
     jobs.log(
         "drawbar.snakemake", "INFO", f"Workflow {jobs.run_id} finished. Files available at {jobs.workspace}."
     )

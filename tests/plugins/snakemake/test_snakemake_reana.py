@@ -89,3 +89,4 @@ def test_the_parameter_file_is_the_config_and_the_workspace_the_directory(drawba
     assert (word, where, data) == ("hello", str(workspace), "1 2")
     assert {job["step"]: job["backend"] for job in run["jobs"]} == {"copy": "cluster", "sum": "local"}
     assert "<html" in (workspace / "report.html").read_text()
+    assert not (workspace / ".snakemake/drawbar-sources").exists()
