@@ -100,7 +100,7 @@ class Job(JobBase):
             form["resources"] = dict(self.builder.resources)
         if self.mpi_procs:
             form["processes"] = self.mpi_procs
-        launcher = self.tool.launcher(self.context.execution.options, self.mpi_procs)
+        launcher = self.tool.launcher(self.context.execution.options, placement, self.mpi_procs)
         good, temporary = self._codes()
         reuse, _ = self.get_requirement("WorkReuse")
         return JobSpec(

@@ -99,9 +99,11 @@ class Tool(CommandLineTool):
             known = self._placements[question] = self._place(context, resources, tasks)
         return known
 
-    def launcher(self, options: CwlOptions, tasks: int | None) -> tuple[str, ...]:
-        """What goes before the command of a job with so many processes."""
-        return (*shlex.split(options.mpi), str(tasks)) if tasks else ()
+    def launcher(self, options: CwlOptions, placement: Placement, tasks: int | None) -> tuple[str, ...]:
+        """What starts so many processes of a command; nothing for a hint that is ignored."""
+        if not tasks or _without_mpi(options, placement):
+            return ()
+        return (*shlex.split(options.mpi), str(tasks))
 
     def _place(self, context: Context, resources: Resources, tasks: int | None) -> Placement:
         image, required = self.image
@@ -124,20 +126,9 @@ class Tool(CommandLineTool):
             hints=self.wishes(execution.options, tasks),
             workspace=self.workspace,
         )
-        if self.mpi[0] is not None:
-            self._check_mpi(placement, "/".join(context.step), execution.options)
+        if self.mpi[1] and (why := _without_mpi(execution.options, placement)):
+            raise UnsupportedRequirement(f"step {'/'.join(context.step)}: {why}")
         return placement
-
-    def _check_mpi(self, placement: Placement, step: str, options: CwlOptions) -> None:
-        """Refuse where neither the backend counts tasks nor this machine can start them."""
-        if placement.container and placement.image:
-            raise UnsupportedRequirement(f"step {step}: MPIRequirement, and an image to run in")
-        (program, *_) = self.launcher(options, 1)
-        if _TASKS not in placement.hints.get(placement.backend, {}) and shutil.which(program) is None:
-            raise UnsupportedRequirement(
-                f"step {step}: MPIRequirement needs {program!r}, which is not here, and the backend "
-                f"{placement.backend!r} knows nothing of tasks; install it, or name another with -o mpi=..."
-            )
 
     def job(  # type: ignore[override]
         self,
@@ -160,6 +151,19 @@ class Tool(CommandLineTool):
     def make_job_runner(self, runtimeContext: Context) -> Any:  # type: ignore[override]  # noqa: N803
         """Makes the job of an invocation."""
         return partial(Job, tool=self, context=runtimeContext)
+
+
+def _without_mpi(options: CwlOptions, placement: Placement) -> str | None:
+    """Why a job cannot have several processes there, or None."""
+    if placement.container and placement.image:
+        return "MPIRequirement, and an image to run in"
+    program = (*shlex.split(options.mpi), "")[0]
+    if _TASKS in placement.hints.get(placement.backend, {}) or shutil.which(program):
+        return None
+    return (
+        f"MPIRequirement needs {program!r}, which is not here, and the backend {placement.backend!r} "
+        "knows nothing of tasks; install it, or name another with -o mpi=..."
+    )
 
 
 class Flow(Workflow):

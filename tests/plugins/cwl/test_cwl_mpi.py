@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from drawbar.engine import Placement
 from drawbar.errors import Unsupported
 
 MPI = "http://commonwl.org/cwltool#MPIRequirement"
@@ -71,6 +72,16 @@ def test_an_image_that_is_a_hint_is_left_out_and_a_required_one_refused(execute,
     assert spec.image is None
     with pytest.raises(Unsupported, match="MPI"):
         execute(document(2, requirements=docker), {"n": 2}, options=options, container=True)
+
+
+def test_a_hint_is_ignored_where_it_cannot_be_had(execute, monkeypatch):
+    monkeypatch.setattr("drawbar.testing.memory.MemoryJobs.place", _knows_no_hints)
+    options = {"extensions": True, "mpi": "no-such-launcher -n"}
+    assert execute(document(3, "hints"), {"n": 3}, options=options).text("out") == "here\n"
+
+
+def _knows_no_hints(self, **question):
+    return Placement(backend="memory", resources=question["resources"])
 
 
 def test_a_backend_without_mpi_refuses_before_the_first_job(tmp_path):
