@@ -31,7 +31,7 @@ from drawbar.errors import DrawbarError, Unsupported
 from drawbar.home import Home
 from drawbar.hookspecs import Event
 from drawbar.model import JobSpec, RunState
-from drawbar.plugins import Plugins, load_plugins
+from drawbar.plugins import load_plugins
 from drawbar.settings import Settings, load_settings
 
 EngineStarter = Callable[[str, Settings], EngineProcess]
@@ -124,12 +124,19 @@ def _run(asked: argparse.Namespace, rest: list[str], home_path: Path, start_engi
         environ["DRAWBAR_BACKEND"] = asked.backend
     settings = load_settings(start=Path.cwd(), environ=environ)
     home = Home(settings.home)
+    backend = settings.create_backend(settings.backend, plugins)
+    without_image = _HERE if backend.refuses(_PLAIN) else None
     name = asked.name or _name(asked.tool)
-    analysis = load_analysis(
-        _document(asked, rest, home_path / "cwl-runner" / name, settings, plugins), engines=plugins.engines
+    document = _document(
+        asked,
+        rest,
+        home_path / "cwl-runner" / name,
+        containers=BackendFeature.CONTAINERS in backend.features,
+        without_image=without_image,
     )
+    analysis = load_analysis(document, engines=plugins.engines)
     wishes: dict[str, Any] = {
-        "backend": None,
+        "backend": None if without_image else asked.backend,
         "container": None,
         "until": None,
         "parameters": {},
@@ -166,11 +173,10 @@ def _run(asked: argparse.Namespace, rest: list[str], home_path: Path, start_engi
 
 
 def _document(
-    asked: argparse.Namespace, rest: list[str], place: Path, settings: Settings, plugins: Plugins
+    asked: argparse.Namespace, rest: list[str], place: Path, *, containers: bool, without_image: str | None
 ) -> Path:
     """An analysis that stands for the document, which is read where it is."""
     place.mkdir(parents=True, exist_ok=True)
-    backend = settings.create_backend(settings.backend, plugins)
     job, arguments = asked.job, rest
     if job is not None and rest:
         job, arguments = None, _in_order(asked.tool)
@@ -184,8 +190,8 @@ def _document(
         "arguments": arguments,
         "base": str(Path.cwd()) if job is None or asked.job == "-" else None,
         "outside": True,
-        "no_container": asked.no_container or BackendFeature.CONTAINERS not in backend.features,
-        "without_image": _HERE if backend.refuses(_PLAIN) else None,
+        "no_container": asked.no_container or not containers,
+        "without_image": without_image,
         "target": asked.target,
         "on_error": asked.on_error,
         "overrides": None if asked.overrides is None else _absolute(asked.overrides),

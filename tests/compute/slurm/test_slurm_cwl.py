@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -40,5 +41,5 @@ def test_every_process_of_an_mpi_tool_has_a_task(slurm, tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    with open(json.loads(done.stdout)["out"]["path"]) as file:
-        assert sorted(file) == [f"{number} of 3 on 2 nodes\n" for number in range(3)]
+    said = Path(json.loads(done.stdout)["out"]["path"]).read_text()
+    assert sorted(said.splitlines()) == [f"{number} of 3 on 2 nodes" for number in range(3)]
