@@ -146,6 +146,11 @@ class KubernetesBackend(Backend):
         self._api.close()
 
     @property
+    def calls(self) -> Mapping[str, int]:
+        """How often each verb of the API was used, for measurements."""
+        return self._api.calls
+
+    @property
     def ignored(self) -> Sequence[str]:
         """What the cluster has left out of what it was sent, without a word."""
         return self._launcher.ignored
