@@ -30,6 +30,11 @@ from drawbar_kubernetes.options import KubernetesHints, KubernetesOptions, wante
 from drawbar_kubernetes.parcels import Parcel, Phase
 from drawbar_kubernetes.results import View
 
+_INDEXES = (1, 24)
+"""Since which version indexed Jobs are everywhere."""
+_INDEXED = 1000
+"""The most attempts in one of them: their directories are in its manifest."""
+
 
 class KubernetesBackend(Backend):
     """Runs each job in a pod of a cluster.
@@ -55,6 +60,8 @@ class KubernetesBackend(Backend):
     options: KubernetesOptions
     _launcher: Launcher
     _follower: Follower | None
+    _indexes: bool = False
+    """Whether the cluster has indexed Jobs."""
 
     def __init__(self, options: BaseOptions) -> None:
         super().__init__(options)
@@ -81,7 +88,7 @@ class KubernetesBackend(Backend):
 
     def start(self, events: EventSink) -> None:
         """Begin to watch. Raises `BackendError`, with the remedy, when no cluster answers."""
-        self._api.version()
+        self._indexes = self._api.version() >= _INDEXES
         self._follower = Follower(self._api, self.options, events)
         self._launcher = Launcher(self._api, self.options, self._follower)
 
@@ -204,14 +211,21 @@ class KubernetesBackend(Backend):
     def _parcels(self, group: Sequence[Attempt]) -> list[Parcel]:
         """Attempts that are alike, put together as the step or the site asks for."""
         size = manifest.pack_of(group[0].spec, self.options)
-        return [self._parcel(group[start : start + size]) for start in range(0, len(group), size)]
+        indexed = self._indexes and 1 < size < len(group)
+        step = size * (_INDEXED // size or 1) if indexed else size
+        return [
+            self._parcel(group[start : start + step], size, indexed=indexed)
+            for start in range(0, len(group), step)
+        ]
 
-    def _parcel(self, attempts: Sequence[Attempt]) -> Parcel:
+    def _parcel(self, attempts: Sequence[Attempt], size: int, *, indexed: bool = False) -> Parcel:
         """A new Job for attempts, whose name is written down before it is made."""
         name = manifest.new_name(attempts[0].tag)
-        for attempt in attempts:
-            records.set_parcel(attempt.record, name, packed=len(attempts) > 1)
-        return Parcel(name, {each.tag: each for each in attempts}, size=len(attempts))
+        for place, attempt in enumerate(attempts):
+            records.set_parcel(attempt.record, name, part=place // size if len(attempts) > 1 else None)
+        return Parcel(
+            name, {each.tag: each for each in attempts}, size=min(size, len(attempts)), indexed=indexed
+        )
 
     # going on with what an earlier driver began
 
@@ -250,7 +264,7 @@ class KubernetesBackend(Backend):
     def _go_on(self, name: str, group: Sequence[Attempt], jobs: Sequence[Any], found: Sequence[Any]) -> None:
         follower = self._followed
         parcel = Parcel(name, {each.tag: each for each in group}, phase=Phase.CREATED)
-        parcel.size = 2 if records.packed(group[0].record) else 1
+        parcel.size = 2 if records.part(group[0].record) is not None else 1
         for attempt in group:
             if reason := records.stop(attempt.record):
                 parcel.stops[attempt.tag] = (reason, "")
@@ -272,8 +286,8 @@ class KubernetesBackend(Backend):
         start, stop = records.start(attempt.record), records.stop(attempt.record)
         if start is None and stop is None:
             self._write_job(attempt)
-            name = "" if records.packed(attempt.record) else records.parcel(attempt.record)
-            parcel = Parcel(name, {attempt.tag: attempt}) if name else self._parcel([attempt])
+            name = records.parcel(attempt.record) if records.part(attempt.record) is None else ""
+            parcel = Parcel(name, {attempt.tag: attempt}) if name else self._parcel([attempt], 1)
             with follower.lock:
                 follower.table.add(parcel)
             self._launcher.queue(parcel)

@@ -163,7 +163,13 @@ class Follower:
         """Tell of attempts of a parcel that have ended. Raises what keeps it from seeing that."""
         complete = False
         seen: dict[str, Pod] = {}
+        with self.lock:
+            ending = parcel.over is not None or parcel.stops or any(pod.dead for pod in parcel.pods.values())
+        waiting: set[int | None] = set()
         for attempt in list(parcel.attempts.values()):
+            part = records.part(attempt.record) if parcel.packed and not ending else None
+            if part in waiting and not ending:
+                continue  # it comes after one that has not ended
             while True:
                 with self.lock:
                     dead = any(pod.dead for pod in parcel.pods.values())
@@ -178,7 +184,9 @@ class Follower:
                     complete = complete or unclear.pod is None
             if found is not None:
                 self.end(attempt, parcel.name, found)
-            elif records.start(attempt.record) is not None:
+                continue
+            waiting.add(part)
+            if records.start(attempt.record) is not None:
                 self._begun(parcel, attempt)
         with self.lock:
             if parcel.attempts and (

@@ -77,16 +77,16 @@ class Launcher:
                 self._follower.end(attempt, parcel.name, results.result(attempt, *parcel.stops[attempt.tag]))
 
     def _create(self, parcel: Parcel, attempts: Sequence[Attempt]) -> dict[str, Any]:
-        body = manifest.job(attempts, self._options, name=parcel.name, size=parcel.size)
+        body = manifest.job(
+            attempts, self._options, name=parcel.name, size=parcel.size, indexed=parcel.indexed
+        )
         self._rate.wait(self._closing)
         try:
             made = self._api.create(body)
         except ApiError as error:
             if not error.conflict:
                 raise
-            return self._api.get(
-                JOBS, parcel.name
-            )  # made by a call whose answer was lost, or by an earlier driver
+            return self._api.get(JOBS, parcel.name)  # made by a call whose answer was lost
         if not self.ignored:
             self.ignored = list(manifest.dropped(body, made))
         return made

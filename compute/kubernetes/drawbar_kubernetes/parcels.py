@@ -26,12 +26,14 @@ class Phase(Enum):
 class Parcel:
     """A Job, with the attempts in it that have not ended. Changed under the backend's lock.
 
-    `attempts` by tag. `size` of them run in one pod.
+    `attempts` by tag. `size` of them run in one pod, one after another; an `indexed` Job has a pod for
+    each such part.
     """
 
     name: str
     attempts: dict[str, Attempt]
     size: int = 1
+    indexed: bool = False
     phase: Phase = Phase.QUEUED
     pods: dict[str, Pod] = field(default_factory=dict)
     over: str | None = None

@@ -70,9 +70,10 @@ def set_job(record: str, text: str) -> None:
     _write(record, "job", data, os.replace)
 
 
-def set_parcel(record: str, name: str, *, packed: bool) -> None:
-    """The attempt is going to be run by a Job of this name, perhaps with others. Raises OSError."""
-    _write(record, "parcel", f"name={name}\npacked={'yes' if packed else ''}\n".encode(), os.replace)
+def set_parcel(record: str, name: str, *, part: int | None = None) -> None:
+    """The attempt is going to be run by a Job of this name, in this part of a pack. Raises OSError."""
+    text = f"name={name}\n" if part is None else f"name={name}\npart={part}\n"
+    _write(record, "parcel", text.encode(), os.replace)
 
 
 def parcel(record: str) -> str:
@@ -80,9 +81,10 @@ def parcel(record: str) -> str:
     return _values(_read(record, "parcel") or "").get("name", "")
 
 
-def packed(record: str) -> bool:
-    """Whether its Job runs others too."""
-    return bool(_values(_read(record, "parcel") or "").get("packed"))
+def part(record: str) -> int | None:
+    """Which part of a pack it is in; the attempts of a part run one after another."""
+    number = _number(_values(_read(record, "parcel") or "").get("part"))
+    return None if number is None else int(number)
 
 
 def close(record: str) -> bool:

@@ -280,3 +280,39 @@ def test_ten_thousand_jobs(make_backend, cluster, tmp_path):
     assert verbs["POST"] == SCALE
     assert verbs["DELETE"] <= SCALE / 100 + 20
     assert verbs["GET"] + verbs["WATCH"] < 50
+
+
+def test_a_scatter_in_packs_is_one_indexed_job(open_driver, cluster):
+    driver = open_driver(pack=4)
+    order = driver.directory / "order"
+    attempts = [driver.shell(f'echo {n} >> "$1"; exit {n}', str(order)) for n in range(10)]
+    driver.run(*attempts)
+    assert [driver.end(attempt).exit_code for attempt in attempts] == list(range(10))
+    assert sorted(map(int, order.read_text().split())) == list(range(10))
+    (job,) = cluster.objects("jobs")
+    assert (job["spec"]["completionMode"], job["spec"]["completions"]) == ("Indexed", 3)
+    assert len(cluster.objects("pods")) == 3
+
+
+def test_an_old_cluster_has_a_job_for_each_part(open_driver, cluster):
+    cluster.version = (1, 20)
+    driver = open_driver(pack=4)
+    attempts = [driver.shell(f"exit {n}") for n in range(10)]
+    driver.run(*attempts)
+    assert [driver.end(attempt).exit_code for attempt in attempts] == list(range(10))
+    assert len(cluster.objects("jobs")) == 3
+
+
+def test_an_indexed_job_survives_a_driver(open_driver, cluster):
+    driver = open_driver(pack=2)
+    gate = driver.directory / "gate"
+    attempts = [driver.gated(gate, code) for code in range(6)]
+    driver.run(*attempts)
+    driver.wait_for(lambda: len(ledger_of(driver)) == 3, "the first of each part starts")
+    driver.close()
+    driver.open()
+    found = driver.find(*attempts)
+    assert [found[each.tag].state for each in attempts] == [JobState.RUNNING, JobState.SUBMITTED] * 3
+    gate.touch()
+    assert [driver.end(attempt).exit_code for attempt in attempts] == list(range(6))
+    assert len(ledger_of(driver)) == 6
