@@ -144,6 +144,25 @@ def test_another_image_at_the_same_path_repeats_the_job(make_site, images, tmp_p
     assert f"the image {image} is another one now" in site.drawbar("resume", "r")
 
 
+def test_images_of_a_registry_may_be_unpacked_ones_of_cvmfs(make_site, images, tmp_path):
+    """The site rewrites names to where a tag is a link to the directory with the image's digest."""
+    unpacked = tmp_path / "unpacked.cern.ch"
+    flat = unpacked / ".flat" / "ab" / "abcd"
+    flat.parent.mkdir(parents=True)
+    flat.symlink_to(images / "python")
+    tags = unpacked / "registry.hub.docker.com" / "library"
+    tags.mkdir(parents=True)
+    (tags / "python:3.11").symlink_to("../../.flat/ab/abcd")
+    site = make_site("python:3.11")
+    with site.settings.open("a") as file:
+        file.write(f'[images.rewrites]\n"docker.io/" = "{unpacked}/registry.hub.docker.com/"\n')
+    site.workspace.mkdir()
+    (site.workspace / "gate").touch()
+    assert f"{tags}/python:3.11" in site.drawbar("plan")
+    site.drawbar("run", "--name", "r", "--workspace", str(site.workspace))
+    assert "12." in site.ledger.read_text()
+
+
 def test_what_is_missing_is_told_before_anything_runs(make_site, images, tmp_path, monkeypatch):
     site = make_site(images / "not-there.sif")
     for command in ("plan", "validate", "run"):

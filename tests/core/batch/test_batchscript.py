@@ -13,6 +13,7 @@ from drawbar import batchscript
 from drawbar.backend import Attempt
 from drawbar.batchscript import Surroundings
 from drawbar.model import JobSpec, Resources
+from drawbar.runtime import Runtime
 
 
 @pytest.fixture
@@ -180,3 +181,58 @@ def test_words_that_may_be_directives(word):
 def test_words_that_may_not(word):
     with pytest.raises(ValueError, match="slurm_qos"):
         batchscript.directive(word, "slurm_qos")
+
+
+PROGRAM = """#!/bin/sh
+while [ "$1" != /an/image.sif ]; do shift; done
+shift
+echo "$APPTAINER_WORKDIR" >"{directory}/scratch"
+: >"$APPTAINER_WORKDIR/left"
+env >"{directory}/variables"
+[ ! -e "{directory}/broken" ] || {{ echo "FATAL:   it is broken" >&2; exit 255; }}
+DRAWBAR_JOB=$APPTAINERENV_DRAWBAR_JOB exec "$@"
+"""
+"""Stands for the program on a node: runs the shell of the machine where that runs the image's."""
+
+
+@pytest.fixture
+def surroundings(tmp_path):
+    program = tmp_path / "apptainer"
+    program.write_text(PROGRAM.format(directory=tmp_path))
+    program.chmod(0o755)
+    return Surroundings(grace_s=0.3, runtime=Runtime(program=str(program)))
+
+
+def test_a_job_in_an_image_has_room_of_its_own_and_its_devices(make, tmp_path, surroundings):
+    stdout = str(tmp_path / "out put")
+    record = make(
+        *("sh", "-c", 'echo "$A"; exit 7'),
+        surroundings=surroundings,
+        image="/an/image.sif",
+        environment={"A": "$(x)\r\n'"},
+        stdout=stdout,
+    )
+    run(record, CUDA_VISIBLE_DEVICES="3", TMPDIR=str(tmp_path))
+    end = batchscript.read_end(str(record))
+    assert (end.exit_code, end.container) == (7, "made")
+    assert Path(stdout).read_bytes() == b"$(x)\r\n'\n"
+    scratch = Path((tmp_path / "scratch").read_text().strip())
+    assert scratch.parent == tmp_path
+    assert not scratch.exists()
+    assert "APPTAINERENV_CUDA_VISIBLE_DEVICES=3\n" in (tmp_path / "variables").read_text()
+
+
+def test_a_container_that_is_not_made_is_told_from_a_command_that_fails(make, tmp_path, surroundings):
+    (tmp_path / "broken").touch()
+    record = make("true", surroundings=surroundings, image="/an/image.sif", success_codes=(0, 255))
+    run(record)
+    end = batchscript.read_end(str(record))
+    assert (end.exit_code, end.container) == (255, "unmade")
+    assert (record / "stderr").read_text() == "FATAL:   it is broken\n"
+
+
+def test_a_job_without_an_image_needs_no_program(make, surroundings):
+    record = make("true", surroundings=surroundings)
+    run(record)
+    end = batchscript.read_end(str(record))
+    assert (end.exit_code, end.container) == (0, "")
