@@ -155,6 +155,12 @@ class BatchBackend(Backend):
     def collect(self, attempt: Attempt, place: Submitted) -> None:
         """Fetch what a job that has left the scheduler left where it ran. Nothing where files are shared."""
 
+    def withdraw(self, place: Submitted) -> None:
+        """A job that did not tell of its end is given up: a late copy must not start.
+
+        Where files are shared, its claim sees to that. Raises OSError when that cannot be done.
+        """
+
     def job_id(self, batch_id: str, index: int) -> str:
         """The scheduler's id of one job of a batch; `index` counts from 1, and is 0 in a batch of one."""
         return f"{batch_id}_{index}" if index else batch_id

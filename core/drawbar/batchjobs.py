@@ -45,6 +45,9 @@ class Scheduler(Protocol):
     def collect(self, attempt: Attempt, place: Submitted) -> None:
         """Fetch what a job left where it ran."""
 
+    def withdraw(self, place: Submitted) -> None:
+        """A job was given up: nothing may start it any more."""
+
 
 @dataclass(slots=True, eq=False)
 class Job:
@@ -166,6 +169,7 @@ class Jobs:
         if evidence.get("end") is None:
             with contextlib.suppress(OSError):
                 batchscript.claim(job.attempt.record)
+                self._scheduler.withdraw(job.place)
         status = batchresults.ended(job.attempt, reason, message, native_id=job.native_id, **evidence)
         with self._lock:
             if self._jobs.get(status.tag) is not job:

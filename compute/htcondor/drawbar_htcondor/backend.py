@@ -47,8 +47,8 @@ _LOOK_BACK_S = 7 * 86400
 class HTCondorBackend(BatchBackend):
     """Jobs of one submission that ask for the same go as one cluster.
 
-    Workspaces must be on a file system that the machines of the pool share. A job that HTCondor evicts
-    is removed, so that each start is an attempt that drawbar knows of.
+    Workspaces are on a file system that the machines of the pool share, or travel (see `transfer`). A
+    job that HTCondor evicts is removed, so that each start is an attempt that drawbar knows of.
     """
 
     name: ClassVar[str] = "htcondor"
@@ -93,6 +93,11 @@ class HTCondorBackend(BatchBackend):
         """Unpack what HTCondor brought back."""
         if self.options.transfer:
             transfer.collect(attempt, place)
+
+    def withdraw(self, place: Submitted) -> None:
+        """Its input is not there any more."""
+        if self.options.transfer:
+            transfer.withdraw(place)
 
     def hand_over(self, batch: Batch) -> str:
         """One cluster."""

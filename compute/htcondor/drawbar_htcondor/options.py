@@ -27,6 +27,8 @@ FAIL, RELEASE, WAIT = "fail", "release", "wait"
 """What becomes of a held job."""
 RELEASES = 3
 """How often a held job is released before it fails."""
+_NO_INPUT, _DAY_S = 13, 86400
+"""The hold code of a job whose input cannot be sent."""
 SCRIPT_S = 60
 """Seconds that a job's script has to end it at its wall time, before HTCondor does."""
 
@@ -144,6 +146,7 @@ def description(
         yield "request_disk", str(resources.disk_mib * 1024)
     if resources.gpus:
         yield "request_gpus", str(resources.gpus)
+    removals: list[str] = []
     walltime_s = resources.walltime_s
     if walltime_s is None and options.max_runtime is not None:
         walltime_s = seconds(options.max_runtime, "max_runtime")
@@ -151,7 +154,11 @@ def description(
         # The job's script ends it in time and says so; HTCondor's own limit is for when it cannot.
         limit = math.ceil(walltime_s + options.grace_s) + SCRIPT_S
         yield "My.MaxRuntime", str(limit)
-        yield "periodic_remove", f"JobStatus == 2 && time() - JobCurrentStartDate > {limit}"
+        removals.append(f"(JobStatus == 2 && time() - JobCurrentStartDate > {limit})")
+    if options.transfer:  # of a job that was given up, nobody removes what is left
+        removals.append(f"(HoldReasonCode =?= {_NO_INPUT} && time() - EnteredCurrentStatus > {_DAY_S})")
+    if removals:
+        yield "periodic_remove", " || ".join(removals)
     flavour = str(hints.max_runtime if hints.max_runtime is not None else options.max_runtime)
     if flavour in FLAVOURS:
         yield "My.JobFlavour", f'"{flavour}"'

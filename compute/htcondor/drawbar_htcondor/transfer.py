@@ -124,6 +124,11 @@ def pack(attempts: Sequence[Attempt], directory: str) -> None:
             _pack(archive, attempt)
 
 
+def withdraw(place: Submitted) -> None:
+    """A job that was given up finds no input, and HTCondor removes it."""
+    Path(place.directory, IN, f"{place.index or 1}.tar").unlink(missing_ok=True)
+
+
 def collect(attempt: Attempt, place: Submitted) -> None:
     """Put what a job left to where it belongs, its record of its end last. Nothing if nothing came.
 
@@ -143,7 +148,7 @@ def collect(attempt: Attempt, place: Submitted) -> None:
         for name in ("start", "stdout", "stderr", "end"):
             _take(came, f"{attempt.record}/{name}")
         archive.unlink()
-        Path(place.directory, IN, archive.name).unlink(missing_ok=True)
+        withdraw(place)
     shutil.rmtree(came, ignore_errors=True)
 
 

@@ -156,7 +156,7 @@ def test_resources():
         "request_disk": "3072",
         "request_gpus": "2",
         "My.MaxRuntime": "165",
-        "periodic_remove": "JobStatus == 2 && time() - JobCurrentStartDate > 165",
+        "periodic_remove": "(JobStatus == 2 && time() - JobCurrentStartDate > 165)",
         "requirements": "(NumJobStarts =?= 0)",
     }
 
