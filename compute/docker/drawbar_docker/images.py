@@ -170,8 +170,15 @@ def _digest(reference: str, found: Mapping[str, Any]) -> str | None:
     """What the registry of a reference calls the image, if it came from one."""
     repository = split(reference)[0]
     known = [each.rpartition("@") for each in found.get("RepoDigests") or ()]
-    own = [digest for name, _, digest in known if split(full_name(name))[0] == repository]
+    own = [digest for name, _, digest in known if _repository(name) == repository]
     return min(own or [digest for _, _, digest in known], default=None)
+
+
+def _repository(name: str) -> str | None:
+    try:
+        return split(full_name(name))[0]
+    except ValueError:
+        return None  # an engine has a word of its own for an image without a name
 
 
 def _image(reference: str, found: Mapping[str, Any]) -> Image:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -51,6 +52,40 @@ def test_an_engine_that_is_not_there_is_a_finding_with_a_remedy(tmp_path, monkey
 
 def unreachable(self):
     raise BackendError("no container engine answers", transient=True)
+
+
+@pytest.mark.parametrize(
+    ("setting", "variable", "context", "found"),
+    [
+        ("unix:///s", "unix:///v", "box", "unix:///s"),
+        (None, "unix:///v", "box", "unix:///v"),
+        (None, None, "box", "unix:///c"),
+    ],
+)
+def test_the_engine_is_the_first_that_is_named(tmp_path, monkeypatch, setting, variable, context, found):
+    """By the settings, by DOCKER_HOST, by the docker context."""
+    import docker
+
+    meta = tmp_path / "contexts" / "meta" / hashlib.sha256(context.encode()).hexdigest()
+    meta.mkdir(parents=True)
+    endpoints = {"docker": {"Host": "unix:///c", "SkipTLSVerify": False}}
+    (meta / "meta.json").write_text(json.dumps({"Name": context, "Metadata": {}, "Endpoints": endpoints}))
+    (tmp_path / "config.json").write_text(json.dumps({"currentContext": context}))
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    monkeypatch.delenv("DOCKER_CONTEXT", raising=False)
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    if variable:
+        monkeypatch.setenv("DOCKER_HOST", variable)
+    asked = []
+
+    def client(**arguments):
+        asked.append(arguments["base_url"])
+        raise docker.errors.DockerException("nobody there")
+
+    monkeypatch.setattr(docker, "APIClient", client)
+    with pytest.raises(BackendError, match=f"no container engine answers at {found}"):
+        Engine(setting).facts()
+    assert asked == [found]
 
 
 def test_podman_has_its_own_way_to_say_that_it_is_rootless():
