@@ -15,6 +15,15 @@ _AUTOMATIC = re.compile("[0-9a-f]{40}")
 """The name of a standard stream without a name; drawbar's does not depend on where the document lies."""
 
 
+def warm():
+    """Load cwltool and the schemas of the language, for the copies of this process that use them."""
+    from drawbar_cwl import schemas
+    from drawbar_cwl.engine import CwlEngine
+
+    CwlEngine.preload()
+    schemas.install()  # cwltool forgets and asks again, at every start
+
+
 def job_of(document):
     """The input object that lies beside a document."""
     stem = FOLDER / Path(document).stem

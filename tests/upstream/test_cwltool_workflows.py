@@ -15,7 +15,7 @@ from drawbar.testing.memory import MemoryJobs
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from cwltool_documents import DOCUMENTS, FOLDER, by_cwltool, job_of, plain
+from cwltool_documents import DOCUMENTS, FOLDER, by_cwltool, job_of, plain, warm
 
 pytestmark = pytest.mark.slow
 
@@ -45,6 +45,11 @@ def by_drawbar(document, job, place):
     assert not again.submitted, f"repeated: {again.submitted}"
     assert plain(replayed) == plain(value)
     return plain(value)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _warm():
+    warm()
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

@@ -14,7 +14,7 @@ from drawbar.testing.child import forked
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "upstream"))
 
-from cwltool_documents import DOCUMENTS, FOLDER, by_cwltool, job_of, plain
+from cwltool_documents import DOCUMENTS, FOLDER, by_cwltool, job_of, plain, warm
 
 pytestmark = pytest.mark.docker
 
@@ -30,6 +30,11 @@ def by_drawbar(document, job, place):
         [*command, *([job] if job else [])], capture_output=True, text=True, check=False, timeout=DEADLINE_S
     )
     return plain(json.loads(done.stdout)) if done.returncode == 0 else f"failed: {done.stderr}"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _warm():
+    warm()
 
 
 @pytest.mark.parametrize("document", [name for name, images in NAMED.items() if images])
