@@ -28,15 +28,14 @@ Measured = tuple[float, float]
 def loop(image: str, jobs: int, at_once: int) -> Measured:
     """Wall and CPU seconds per job of the program alone, with the options that drawbar gives."""
     command = ["apptainer", "--silent", "exec", "--containall", image, "/bin/true"]
-    before, began, running = os.times(), time.monotonic(), 0
+    before, began = os.times(), time.monotonic()
+    running: list[subprocess.Popen[bytes]] = []
     for _ in range(jobs):
-        if running == at_once:
-            os.wait()
-            running -= 1
-        subprocess.Popen(command, stdin=subprocess.DEVNULL)
-        running += 1
-    for _ in range(running):
-        os.wait()
+        if len(running) == at_once:
+            running.pop(0).wait()
+        running.append(subprocess.Popen(command, stdin=subprocess.DEVNULL))
+    for process in running:
+        process.wait()
     after = os.times()
     cpu = after.children_user + after.children_system - before.children_user - before.children_system
     return (time.monotonic() - began) / jobs, cpu / jobs
