@@ -206,7 +206,7 @@ class KubernetesBackend(Backend):
         records.set_job(attempt.record, text)
         user, group = manifest.user_of(attempt.spec, self.options)
         if (user, group) != (os.getuid(), os.getgid()):
-            give(attempt.record, user, group)
+            _give(attempt.record, user, group)
 
     def _parcels(self, group: Sequence[Attempt]) -> list[Parcel]:
         """Attempts that are alike, put together as the step or the site asks for."""
@@ -300,13 +300,14 @@ class KubernetesBackend(Backend):
             follower.end(attempt, records.parcel(attempt.record), found)
 
 
-def give(directory: str, user: int, group: int) -> None:
-    """Let a job's user write in a directory: its own where that may be, else its group's."""
+def _give(record: str, user: int, group: int) -> None:
+    """Let a job's user write in its directory: as its owner where that may be, else by its group."""
     try:
-        os.chown(directory, user, group)
+        os.chown(f"{record}/job", user, group)
+        os.chown(record, user, group)
     except PermissionError:
-        os.chown(directory, -1, group)
-        Path(directory).chmod(0o770)
+        os.chown(record, -1, group)
+        Path(record).chmod(0o770)
 
 
 def _by_job(found: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
