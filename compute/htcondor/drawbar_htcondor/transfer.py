@@ -183,7 +183,9 @@ def _pack(archive: tarfile.TarFile, attempt: Attempt) -> None:
 
     for path in _own(spec):
         add(path, whole=True)
-    for path in (spec.directory, *(os.path.dirname(each) for each in _results(spec))):  # noqa: PTH120
+    seen = [mount.source for mount in spec.mounts if mount.read_only]  # what is to be read there is an input
+    parents = [os.path.dirname(each) for each in _results(spec)]  # noqa: PTH120
+    for path in (attempt.workspace, spec.directory, *seen, *parents):
         add(path, whole=False)
     archive.dereference = True
     for path in [each.path for each in spec.inputs] + ([spec.stdin] if spec.stdin else []):
