@@ -356,9 +356,9 @@ class Executor(RealExecutor):  # type: ignore[misc]
 
         self.dag.handle_temp = handle_temp
 
-    def _say(self, message: str, logger: str = "drawbar.snakemake") -> None:
+    def _say(self, message: str, source: str = "drawbar.snakemake") -> None:
         first, *more = message.splitlines()
-        self.client.log(logger, "INFO", f"{first} …" if more else first)
+        self.client.log(source, "INFO", f"{first} …" if more else first)
 
 
 def _order(job: Any) -> tuple[bool, float]:
