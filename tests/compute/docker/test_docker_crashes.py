@@ -40,6 +40,11 @@ def ledger(directory):
     return sorted(map(int, path.read_text().split())) if path.exists() else []
 
 
+def runs(driver, job):
+    """Whether the engine has answered that the job is started."""
+    return any(status.state is JobState.RUNNING for status in driver.watch.of(job))
+
+
 class Victim:
     """A driver in a process of its own."""
 
@@ -203,7 +208,7 @@ def test_the_jobs_of_a_stopped_engine_are_told_as_such(directory, open_driver, s
     driver = open_driver(directory)
     alive, done = attempts(directory, 1)[0], make_attempt(directory, 2, "exit 2")
     driver.run(alive, done)
-    wait_for(lambda: ledger(directory) == [1])
+    wait_for(lambda: ledger(directory) == [1] and runs(driver, alive))
     assert driver.end(done).exit_code == 2
     script("restart")
     assert driver.end(alive).reason is Reason.NODE_LOST
@@ -219,7 +224,7 @@ def test_the_jobs_of_a_killed_engine_are_told_as_such(directory, open_driver, sc
     driver = open_driver(directory)
     (job,) = attempts(directory, 1)
     driver.run(job)
-    wait_for(lambda: ledger(directory) == [1])
+    wait_for(lambda: ledger(directory) == [1] and runs(driver, job))
     script("crash")
     result = driver.end(job)
     assert result.reason is Reason.NODE_LOST
