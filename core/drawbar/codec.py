@@ -8,6 +8,7 @@ Both are compiled once per class, since every job passes through them several ti
 from __future__ import annotations
 
 import dataclasses
+import json
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -19,6 +20,8 @@ from drawbar.errors import DrawbarError
 
 T = TypeVar("T")
 Converter = Callable[[Any], Any]
+_PLAIN = frozenset({type(None), str, int, float, bool})
+"""Types of values that are their own JSON form; asking for them first keeps a job cheap."""
 
 
 class CodecError(DrawbarError):
@@ -29,14 +32,20 @@ class CodecError(DrawbarError):
 
 def encode(value: Any) -> Any:
     """The JSON value of a dataclass, enum or container of them."""
-    if value is None or value.__class__ in (str, int, float, bool):
+    kind = value.__class__
+    if kind in _PLAIN:
         return value
+    if kind is dict:
+        return {key: item if item.__class__ in _PLAIN else encode(item) for key, item in value.items()}
+    if kind is tuple or kind is list:
+        return [item if item.__class__ in _PLAIN else encode(item) for item in value]
     if dataclasses.is_dataclass(value):
-        return {
-            name: encode(item)
-            for name, default in _defaults(value.__class__)
-            if (item := getattr(value, name)) != default
-        }
+        made = {}
+        for name, default in _defaults(kind):
+            item = getattr(value, name)
+            if item is not default and item != default:
+                made[name] = item if item.__class__ in _PLAIN else encode(item)
+        return made
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, Mapping):
@@ -44,6 +53,11 @@ def encode(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [encode(item) for item in value]
     return value
+
+
+def dumps(value: Any) -> str:
+    """A dataclass or JSON value as compact JSON text."""
+    return json.dumps(encode(value), separators=(",", ":"))
 
 
 def decode(cls: type[T], data: Any) -> T:
@@ -55,14 +69,14 @@ def decode(cls: type[T], data: Any) -> T:
         raise CodecError(f"{cls.__name__}: expected an object, got {type(data).__name__}")
     converters = _converters(cls)  # type: ignore[arg-type]
     values = {}
-    for name, item in data.items():
-        converter = converters.get(name)
-        if converter is None:
-            raise CodecError(f"{cls.__name__}: unknown field {name!r}")
-        try:
-            values[name] = converter(item)
-        except (TypeError, ValueError, CodecError) as error:
-            raise CodecError(f"{cls.__name__}.{name}: {error}") from error
+    name = ""
+    try:
+        for name, item in data.items():
+            values[name] = converters[name](item)
+    except (TypeError, ValueError, CodecError) as error:
+        raise CodecError(f"{cls.__name__}.{name}: {error}") from error
+    except KeyError as error:
+        raise CodecError(f"{cls.__name__}: unknown field {name!r}") from error
     try:
         return cls(**values)
     except (TypeError, ValueError) as error:
@@ -96,13 +110,19 @@ def _converter(hint: Any) -> Converter:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         inner = [_converter(argument) for argument in arguments if argument is not type(None)]
+        if len(inner) == 1:
+            only = inner[0]
+            return lambda value: None if value is None else only(value)
         return lambda value: None if value is None else _first(inner, value)
     if origin is tuple:
         item = _converter(arguments[0])
-        return lambda value: tuple(item(each) for each in _expect(value, list | tuple))
+        return lambda value: tuple([item(each) for each in _expect(value, list | tuple)])
     if origin is not None and issubclass(origin, Mapping):
         item = _converter(arguments[1])
-        return lambda value: {_expect(key, str): item(each) for key, each in _expect(value, Mapping).items()}
+        return lambda value: {
+            _expect(key, str): item(each)
+            for key, each in (value if value.__class__ is dict else _expect(value, Mapping)).items()
+        }
     if dataclasses.is_dataclass(hint):
         return lambda value: value if isinstance(value, hint) else decode(hint, value)  # type: ignore[arg-type]
     if issubclass(hint, Enum):
@@ -123,6 +143,8 @@ def _first(converters: list[Converter], value: Any) -> Any:
 
 
 def _expect(value: Any, kind: Any) -> Any:
+    if value.__class__ is kind:
+        return value
     if not isinstance(value, kind) or (isinstance(value, bool) and kind not in (bool, Any)):
         name = getattr(kind, "__name__", str(kind))
         raise TypeError(f"expected {name}, got {type(value).__name__}")

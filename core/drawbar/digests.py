@@ -86,7 +86,7 @@ class Digests:
 
         A directory's size is the sum of its files', its modification time that of its newest entry.
         """
-        relative = os.path.relpath(path, root)
+        relative = _relative(os.fspath(path), os.fspath(root))
         status = _stat(path)
         if stat.S_ISDIR(status.st_mode):
             digest, size, newest = self._tree(path)
@@ -196,7 +196,8 @@ class Digests:
 
     def _tree(self, path: _Path) -> tuple[str, int, int]:
         """Digest, sum of sizes and newest modification time of a directory."""
-        root = os.path.realpath(path)
+        root = os.fspath(path)
+        real: str | None = None  # found out for links only
         entries: list[tuple[bytes, bytes]] = []
         size = newest = 0
         first_place: dict[tuple[int, int], str] = {}
@@ -217,9 +218,10 @@ class Digests:
                 try:
                     status = entry.stat(follow_symlinks=False)
                     if stat.S_ISLNK(status.st_mode):
+                        real = real or os.path.realpath(root)
                         target = os.path.realpath(entry.path)
-                        if inside(target, root):
-                            entries.append(_entry(place, "link", os.path.relpath(target, root)))
+                        if inside(target, real):
+                            entries.append(_entry(place, "link", os.path.relpath(target, real)))
                             continue
                         try:
                             status = os.stat(entry.path)
@@ -249,6 +251,13 @@ class Digests:
 def text_digest(text: str) -> str:
     """The digest that a link to `text` is recorded with."""
     return hashlib.sha256(os.fsencode(text)).hexdigest()
+
+
+def _relative(path: str, root: str) -> str:
+    """The path relative to `root`; at no cost for one that is written beneath it."""
+    if path.startswith(f"{root}/") and os.path.normpath(path) == path:
+        return path[len(root) + 1 :]
+    return os.path.relpath(path, root)
 
 
 def _stamp(status: os.stat_result) -> tuple[int, int, int]:

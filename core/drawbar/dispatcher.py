@@ -23,7 +23,7 @@ from typing import Any
 
 from drawbar.backend import Accepted, Attempt, InDoubt, JobStatus, Refused, Submission
 from drawbar.cache import Cache
-from drawbar.codec import CodecError, decode
+from drawbar.codec import CodecError, decode, dumps, encode
 from drawbar.errors import EngineDied, InfrastructureError
 from drawbar.history import Counts, History, Name
 from drawbar.home import RunDirectory
@@ -36,7 +36,7 @@ from drawbar.queueing import Budget, Cost, Rate
 from drawbar.retries import next_attempt
 from drawbar.rivals import Wanted, rivals
 from drawbar.settings import Limits, Settings
-from drawbar.store import ACCEPTED, DISCARDED, REJECTED, AttemptRow, Store, dumps
+from drawbar.store import ACCEPTED, DISCARDED, REJECTED, AttemptRow, Store
 from drawbar.wire import Message
 
 _CANCEL_AGAIN_S = 10.0
@@ -154,7 +154,8 @@ class Dispatcher:
 
     def adopt(self, job: Mapping[str, Any]) -> None:
         """The engine has put what a job of another run left at this job's own place."""
-        row = self._new(decode(JobSpec, job["spec"]), job["key"], job["document"], f"as in {job['run']}")
+        spec = decode(JobSpec, json.loads(job["spec"]))
+        row = self._new(spec, job["spec"], job["key"], job["document"], f"as in {job['run']}")
         row.state, row.outcome, row.origin = JobState.FINISHED, ACCEPTED, job["run"]
         row.result_json, row.value = dumps(job["result"]), dumps(job["value"])
         row.outputs, row.deleted = dumps(job["outputs"]), dumps(job["deleted"])
@@ -170,7 +171,7 @@ class Dispatcher:
             self._wanted.add(name)
             self._left.discard(row.tag)
             if row.tag not in self._active:
-                self._hand_back(row)
+                self._hand_back(row, row.result)
 
     def hits(self, count: int) -> None:
         """The engine took so many results from the store."""
@@ -181,10 +182,10 @@ class Dispatcher:
         rows = []
         for job in jobs:
             try:
-                spec = decode(JobSpec, job["spec"])
-            except CodecError as error:
+                spec = decode(JobSpec, json.loads(job["spec"]))
+            except (CodecError, TypeError, ValueError) as error:
                 raise EngineDied(f"the engine asked for an impossible job: {error}") from error
-            rows.append(self._new(spec, job["key"], job["document"], job.get("why", "")))
+            rows.append(self._new(spec, job["spec"], job["key"], job["document"], job.get("why", "")))
         self._store.add_attempts(rows)
         self._queue(rows)
 
@@ -194,7 +195,8 @@ class Dispatcher:
         if spec is None:
             return
         last = self.history[name]
-        row = self._new(spec, last.key, last.document, f"repeated: {last.message or 'it was lost'}")
+        why = f"repeated: {last.message or 'it was lost'}"
+        row = self._new(spec, dumps(spec), last.key, last.document, why)
         self._store.add_attempts([row])
         self._queue([row])
 
@@ -229,7 +231,7 @@ class Dispatcher:
             self._end_waiting(place.queue.take_out(lambda row: row.tag in tags), "the workflow cancelled it")
         for row in rows:
             if self._repeats.pop(row.job, None) is not None:
-                self._deliver(row)
+                self._deliver(row, row.result)
         self._cancel([row for row in rows if row.tag in self._active])
 
     def cancel_all(self) -> None:
@@ -346,7 +348,7 @@ class Dispatcher:
 
     # the life of an attempt
 
-    def _new(self, spec: JobSpec, key: str, document: Any, why: str) -> AttemptRow:
+    def _new(self, spec: JobSpec, spec_json: str, key: str, document: str, why: str) -> AttemptRow:
         name = (spec.identity, spec.try_number)
         last = self.history.last(name)
         number = last.number + 1 if last is not None else 1
@@ -360,8 +362,8 @@ class Dispatcher:
             step=spec.step,
             name=spec.name,
             key=key,
-            document=document if isinstance(document, str) else dumps(document),
-            spec_json=dumps(spec),
+            document=document,
+            spec_json=spec_json,
             record=record,
             backend=spec.backend or self._settings.backend,
             state=JobState.QUEUED,
@@ -414,11 +416,10 @@ class Dispatcher:
             self._rivals.discard(row.tag)
             self._cleared()
         if row.job in self._wanted and row is self.history[row.job]:
-            self._hand_back(row)
+            self._hand_back(row, result)
 
-    def _hand_back(self, row: AttemptRow) -> None:
+    def _hand_back(self, row: AttemptRow, result: JobResult | None) -> None:
         """The engine waits for this attempt, and it has ended: repeat it, or deliver its result."""
-        result = row.result
         assert result is not None, "it has ended"
         again = None
         if not result.ok and not self.cancelling:
@@ -431,11 +432,11 @@ class Dispatcher:
         else:
             self.counts.finished += result.ok
             self.counts.failed += not result.ok
-            self._deliver(row)
+            self._deliver(row, result)
 
-    def _deliver(self, row: AttemptRow) -> None:
+    def _deliver(self, row: AttemptRow, result: JobResult | None) -> None:
         self._wanted.discard(row.job)
-        self._tell(["executed", *row.job, json.loads(row.result_json or "null"), row.record])
+        self._tell(["executed", *row.job, encode(result), row.record])
 
     def _tell(self, message: Message) -> None:
         self.effects.append(lambda: self._send(message))

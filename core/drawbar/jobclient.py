@@ -6,9 +6,12 @@ outputs are still as they were left, clears and prepares before an attempt, and 
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import socket
+import stat
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,14 +22,15 @@ from threading import Thread
 from types import MappingProxyType
 from typing import Any, TextIO
 
-from drawbar.codec import decode, encode
+from drawbar.codec import decode, dumps, encode
 from drawbar.copying import copy_tree, make_directories
+from drawbar.copying import inside as within
 from drawbar.digests import Digests
 from drawbar.engine import Executed, Lookup, Placement, Ticket
 from drawbar.enginelog import log_line
 from drawbar.errors import InfrastructureError, Problem, Unsupported
 from drawbar.home import RunDirectory
-from drawbar.identity import difference, digest, directory_name, key_document
+from drawbar.identity import canonical_json, difference, digest, directory_name, key_document
 from drawbar.model import FileRecord, JobResult, JobSpec, Reason, Resources, WorkspaceNeed
 from drawbar.paths import inside
 from drawbar.tracker import StartOver, WorkspaceTracker
@@ -136,7 +140,7 @@ class Client:
         self._prepare: dict[Name, Callable[[JobSpec], None] | None] = {}
         self._tickets: dict[Name, Ticket] = {}
         self._tries: dict[str, int] = {}
-        self._keys: dict[Name, tuple[JobSpec, dict[str, Any], str]] = {}
+        self._keys: dict[Name, tuple[JobSpec, str, str]] = {}
         self._placements: dict[str, Placement] = {}
         self._image_digests: dict[tuple[str | None, str | None], str] = {}
         """By backend and image."""
@@ -180,7 +184,7 @@ class Client:
 
     def directory(self, identity: str) -> Path:
         """See `JobClient.directory`."""
-        return self._directory.jobs / directory_name(identity)
+        return self._jobs / directory_name(identity)
 
     def key(self, spec: JobSpec) -> str:
         """See `JobClient.key`."""
@@ -230,8 +234,7 @@ class Client:
             if ticket.found is Lookup.RUNNING:
                 continue
             self._make_ready(name)
-            document, key = self._key(spec)
-            jobs.append({"key": key, "document": document, "spec": encode(spec), "why": ticket.why})
+            jobs.append({**self._order(spec), "why": ticket.why})
         for ticket in tickets:
             if ticket.found is Lookup.HIT:
                 self._forget((ticket.identity, self._tries[ticket.identity]))
@@ -340,14 +343,20 @@ class Client:
         for kept in (self._specs, self._prepare, self._tickets, self._keys):
             kept.pop(name, None)
 
-    def _key(self, spec: JobSpec) -> tuple[dict[str, Any], str]:
+    def _key(self, spec: JobSpec) -> tuple[str, str]:
+        """The key document of a job, as text, and its key."""
         name = (spec.identity, spec.try_number)
         known = self._keys.get(name)
         if known is None or known[0] is not spec:
             image_digest = self._image_digests.get((spec.backend, spec.image))
-            document = key_document(spec, self._digests.content, image_digest)
-            known = self._keys[name] = (spec, document, digest(document))
+            document = canonical_json(key_document(spec, self._digests.content, image_digest))
+            known = self._keys[name] = (spec, document.decode(), hashlib.sha256(document).hexdigest())
         return known[1], known[2]
+
+    def _order(self, spec: JobSpec) -> dict[str, Any]:
+        """A job for the driver. The texts are those that it stores, so nobody makes them again."""
+        document, key = self._key(spec)
+        return {"key": key, "document": document, "spec": dumps(spec)}
 
     def _look(self, specs: Sequence[JobSpec]) -> list[tuple[Ticket, Mapping[str, Any]]]:
         names = [(spec.identity, spec.try_number, self._key(spec)[1]) for spec in specs]
@@ -367,7 +376,7 @@ class Client:
     def _ticket(self, spec: JobSpec, answer: Mapping[str, Any]) -> Ticket:
         found, why = Lookup(answer["found"]), answer.get("why", "")
         if "document" in answer:
-            why = difference(answer["document"], self._key(spec)[0]) or "its key changed"
+            why = difference(answer["document"], json.loads(self._key(spec)[0])) or "its key changed"
         if found is not Lookup.HIT:
             return Ticket(identity=spec.identity, found=found, why=why)
         result = decode(JobResult, answer["result"])
@@ -388,7 +397,7 @@ class Client:
 
     def _record(self, path: Path) -> FileRecord:
         """The record of an output: relative to the workspace, or to the directory of jobs with a mark."""
-        if path.is_relative_to(self._jobs):
+        if within(str(path), str(self._jobs)):
             record = self._digests.record(path, self._jobs)
             return replace(record, path=_IN_JOBS + record.path)
         return self._digests.record(path, self.workspace)
@@ -413,9 +422,7 @@ class Client:
             copy_tree(from_root / path, parent / PurePosixPath(path).name, from_root)
         for path in elsewhere["deleted"]:
             _remove(inside(self.workspace, path, "a job's deleted file"))
-        document, key = self._key(spec)
-        job = {**elsewhere, "key": key, "document": document, "spec": encode(spec)}
-        self._channel.ask("adopt", job, answers=("accepted",))
+        self._channel.ask("adopt", {**elsewhere, **self._order(spec)}, answers=("accepted",))
         if spec.undeclared_outputs:
             found, deleted = self._tracking().changes()
             self._tracking().accept(_label(name), found, deleted)
@@ -429,13 +436,13 @@ class Client:
         _remove(self.directory(spec.identity))
         for output in spec.outputs:
             self._check_inside(spec, output)
-            _remove(Path(output))
+            _remove(output)
         if prepare and prepares is not None:
             prepares(spec)
 
     def _check_inside(self, spec: JobSpec, path: str) -> None:
         parent = os.path.realpath(os.path.dirname(path))  # noqa: PTH120 (once for every output)
-        if not any(f"{parent}/".startswith(f"{root}/") for root in self._roots):
+        if not any(within(parent, root) for root in self._roots):
             raise Unsupported(Problem(message=f"its output {path} is outside the workspace", step=spec.step))
 
     def _settled(self, ticket: Ticket) -> tuple[Name, JobSpec]:
@@ -480,8 +487,12 @@ def _label(name: Name) -> str:
     return identity if try_number == 1 else f"{identity}#{try_number}"
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
+def _remove(path: Path | str) -> None:
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return
+    if stat.S_ISDIR(status.st_mode):
         shutil.rmtree(path)
     else:
-        path.unlink(missing_ok=True)
+        Path(path).unlink()

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from drawbar.codec import decode, encode
+from drawbar.codec import decode
 from drawbar.errors import LeaseError, StoreError
 from drawbar.lease import Lease
 from drawbar.model import FileRecord, JobResult, JobSpec, JobState, RunState
@@ -451,8 +451,3 @@ def _stored(value: Any) -> Any:
 
 def _read(value: Any) -> Any:
     return value.decode(errors="surrogatepass") if isinstance(value, bytes) else value
-
-
-def dumps(value: Any) -> str:
-    """A dataclass or JSON value as compact JSON text."""
-    return json.dumps(encode(value), separators=(",", ":"))

@@ -1,7 +1,8 @@
 """How driver and engine process speak: frames of JSON over a socket pair.
 
 A frame is a length (four bytes, network order) and a JSON list of messages; a message is a list that
-begins with its kind. Whoever has several things to say puts them in one frame.
+begins with its kind. Whoever has several things to say puts them in one frame. A job to submit or adopt
+has its specification and its key document as JSON texts, as the store keeps them.
 
 Engine to driver                              Driver to engine
     hello {engine, version, pid}                  inspect | execute {source, ...}

@@ -410,4 +410,5 @@ def test_validate_and_plan_of_what_is_right(cli):
         ("first", "local", 1),
         ("second", "local", 1),
     ]
+    assert cli("plan", "analysis", "--mermaid").stdout.startswith('flowchart TD\n  s0["')
     assert "run without their images" in cli("plan", "analysis").stderr

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from drawbar import hookimpl
 from drawbar.backend import API, Accepted, Backend, Capacity, InDoubt, JobStatus, Refused
-from drawbar.codec import encode
+from drawbar.codec import dumps
 from drawbar.dispatcher import Dispatcher
 from drawbar.errors import BackendError, InfrastructureError
 from drawbar.home import Home
@@ -132,7 +132,7 @@ class Rig:
     def submit(self, *specs):
         self.dispatcher.submit(
             [
-                {"key": key(spec), "document": {"canonical": spec.canonical}, "spec": encode(spec)}
+                {"key": key(spec), "document": dumps({"canonical": spec.canonical}), "spec": dumps(spec)}
                 for spec in specs
             ]
         )

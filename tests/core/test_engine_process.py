@@ -142,10 +142,11 @@ def test_memory_beyond_the_limit_is_an_error_of_the_engine(bench):
         ("frame(['lookup', [1]])", "'lookup'"),
         ("frame(['want', [['never', 1]]])", "'want'"),
         ("frame(['submit', [{}]])", "'submit'"),
-        ("frame(['submit', [{'spec': {'identity': 'a'}, 'key': 'k', 'document': {}}]])", "impossible job"),
+        ("frame(['submit', [{'spec': '{\"identity\": 1}', 'key': 'k', 'document': ''}]])", "impossible job"),
         ("frame(['submit', [{**good, 'key': {}}]])", "'submit'"),
         ("frame(['submit', [{**good, 'why': {}}]])", "'submit'"),
-        ("frame(['submit', [{**good, 'spec': {**good['spec'], 'try_number': 1 << 70}}]])", "'submit'"),
+        ("frame(['submit', [{**good, 'spec': 'x'}]])", "impossible job"),
+        ("frame(['submit', [{**good, 'spec': dumps({**encode(spec), 'try_number': 1 << 70})}]])", "'submit'"),
         ("frame(['accept', 'never', 1, {}])", "'accept'"),
         ("frame(['reject', 'never', 1, 'exit-code', ''])", "'reject'"),
         ("frame(['consumed', [{}]])", "'consumed'"),
@@ -166,8 +167,9 @@ def test_memory_beyond_the_limit_is_an_error_of_the_engine(bench):
 )
 def test_what_makes_no_sense_on_the_wire_ends_the_run(bench, what, words):
     good = (
-        "from drawbar.codec import encode\n"
-        "good = {'spec': encode(job('a', 'exit', '0')), 'key': 'k', 'document': {}, 'why': ''}\n"
+        "from drawbar.codec import dumps, encode\n"
+        "spec = job('a', 'exit', '0')\n"
+        "good = {'spec': dumps(spec), 'key': 'k', 'document': '{}', 'why': ''}\n"
     )
     result, _ = ended(bench, RAW + good + what, cold=False)
     assert words in result.message

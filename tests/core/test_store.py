@@ -13,10 +13,11 @@ import time
 from pathlib import Path
 
 import pytest
+from drawbar.codec import dumps
 from drawbar.errors import LeaseError, StoreError
 from drawbar.lease import EXPIRY_S
 from drawbar.model import FileRecord, JobResult, JobState, Reason, RunState
-from drawbar.store import ACCEPTED, AttemptRow, Store, dumps, on_network
+from drawbar.store import ACCEPTED, AttemptRow, Store, on_network
 
 
 def attempt(tag: str, **fields) -> AttemptRow:

@@ -23,6 +23,7 @@ from drawbar.cli.common import (
 from drawbar.cli.failures import show_problems
 from drawbar.codec import encode
 from drawbar.creation import analysis_of
+from drawbar.diagram import mermaid
 from drawbar.engine import Placement, WorkflowInfo
 from drawbar.enginehost import inspect
 from drawbar.errors import Problem, Severity, SpecError
@@ -72,9 +73,10 @@ def validate(app: App, /, analysis: str, no_exec: bool, as_json: bool, **given: 
 @click.command()
 @analysis_options
 @click.option("--why", metavar="STEP", help="Which part of a step's key differs from its last run, and how.")
+@click.option("--mermaid", "as_mermaid", is_flag=True, help="Print the steps as a Mermaid flow chart.")
 @json_option
 @click.pass_obj
-def plan(app: App, /, analysis: str, why: str | None, as_json: bool, **given: Any) -> None:
+def plan(app: App, /, analysis: str, why: str | None, as_mermaid: bool, as_json: bool, **given: Any) -> None:
     """Show the steps of an analysis, and for each where it will run, or why it cannot.
 
     ANALYSIS is a reana.yaml, a directory that holds one (default: this one), or a workflow file.
@@ -83,6 +85,7 @@ def plan(app: App, /, analysis: str, why: str | None, as_json: bool, **given: An
     Examples:
       drawbar plan --backend slurm
       drawbar plan --why fit
+      drawbar plan --mermaid > steps.mmd
     """
     found, planned, problems = examine_given(app, analysis, **given)
     if found is None or planned is None or planned.info is None:
@@ -90,7 +93,10 @@ def plan(app: App, /, analysis: str, why: str | None, as_json: bool, **given: An
     if why is not None:
         _explain(app, found, planned.info, why, as_json)
         return
-    if as_json:
+    if as_mermaid:
+        click.echo(mermaid(planned.info), nl=False)
+        show_problems(problems)
+    elif as_json:
         print_json(
             {
                 "engine": found.engine,

@@ -69,6 +69,59 @@ def test_the_command_line_runs_until_a_step(analysis):
 
 
 @pytest.mark.slow
+def test_a_directory_is_emptied_before_a_real_submit_only(tmp_path):
+    """A job that ended is a hit, one that runs is attached to, one that failed starts from nothing."""
+    place = tmp_path / "analysis"
+    go, well, log = (str(tmp_path / name) for name in ("go", "well", "ledger"))
+    commands = {
+        "ended": "echo {name} >> {log}; touch {workdir}/out",
+        "runs": "echo {name} >> {log}; echo 1 > {workdir}/out; until test -e {go}; do sleep 0.1; done; "
+        "echo 2 >> {workdir}/out",
+        "fails": "echo {name} >> {log}; ls {workdir} >> {log}; touch {workdir}/left; test -e {well}",
+    }
+    given = {"log": log, "go": go, "well": well, "workdir": "{workdir}", "out": "{workdir}/out"}
+    stages = [
+        {
+            "name": name,
+            "dependencies": before,
+            "scheduler": {
+                "scheduler_type": "singlestep-stage",
+                "parameters": {
+                    **given,
+                    "name": name,
+                    "before": [{"step": each, "output": "o"} for each in before],
+                },
+                "step": {
+                    "process": {"process_type": "string-interpolated-cmd", "cmd": commands[name]},
+                    "environment": {"environment_type": "localproc-env"},
+                    "publisher": {"publisher_type": "frompar-pub", "outputmap": {"o": "out"}},
+                },
+            },
+        }
+        for name, before in (("ended", []), ("runs", ["ended"]), ("fails", ["runs"]))
+    ]
+    place.mkdir()
+    analysis = {"workflow": {"type": "yadage", "specification": {"stages": stages}}}
+    (place / "reana.yaml").write_text(json.dumps(analysis))
+    command, more = drawbar(place, "run", "--name", "r")
+    run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **more)
+    deadline = time.monotonic() + 60
+    while "runs" not in ledger(place) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    workspace = tmp_path / "home/runs/r.1/workspace"
+    before = [(workspace / name).stat().st_ino for name in ("ended", "runs")]
+    Path(go).touch()
+    assert call(place, "resume", "r").returncode == 1
+    Path(well).touch()
+    assert call(place, "resume", "r").returncode == 0
+    assert [(workspace / name).stat().st_ino for name in ("ended", "runs")] == before
+    assert (workspace / "runs/out").read_text() == "1\n2\n"
+    assert ledger(place) == ["ended", "fails", "fails", "runs"]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("done", [1, 3, 6, 9, 11, 13])
 def test_a_killed_run_is_resumed_and_repeats_nothing_that_was_accepted(analysis, done):
     text = (analysis / "reana.yaml").read_text()
