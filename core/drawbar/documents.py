@@ -140,6 +140,8 @@ def _read_yaml(text: str, builder: _Builder) -> None:
         what = getattr(error, "problem", None) or getattr(error, "reason", None) or "cannot be parsed"
         line = min(mark.line + 1, text.rstrip().count("\n") + 1) if mark else line
         tabbed = mark is not None and re.match(r" *\t", "".join(text.split("\n", line)[line - 1 : line]))
+        if "nesting depth" in what:  # libyaml 0.2.6 and later give up before the events come
+            builder.too_deep(line)
         hint = "indent with spaces, not with tabs" if tabbed else None
         builder.fail(f"not valid YAML: {what}", line, hint)
 
