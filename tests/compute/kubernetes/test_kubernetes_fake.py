@@ -15,7 +15,7 @@ from drawbar_kubernetes.backend import KubernetesBackend
 from fake_cluster import FakeCluster
 
 IMAGE = "localhost/busybox:wf"
-# How many jobs show that calls and threads do not grow with them; docs/results has a run with 10,000.
+# How many jobs show that calls and threads do not grow with them.
 SCALE = int(os.environ.get("KUBERNETES_SCALE", "200"))
 
 
