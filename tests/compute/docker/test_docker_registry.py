@@ -112,7 +112,7 @@ def test_an_image_is_fetched_once_for_all_jobs_with_progress(registry, logged_in
     assert here.image("1") in waiting[0].message
     here.gate.set()
     assert all(driver.end(job).ok for job in jobs)
-    assert here.asked["blobs"] == 2  # the configuration and the layer
+    assert here.asked["blobs"] <= 2  # the configuration, and the layer where the engine has not kept it
 
 
 def test_a_registry_that_fails_for_a_while_is_asked_again(registry, logged_in, driver):
