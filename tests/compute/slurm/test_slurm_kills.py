@@ -65,4 +65,5 @@ def test_a_driver_killed_after_its_jobs_started(slurm, tmp_path, gated_run, ende
         run.gate.touch()
         run.wait_for("started", "ended")
     found = run.resume()
-    assert all("_" in job["native_id"] for job in found["jobs"])
+    if not ended:  # else nobody may know it: the driver was killed, and a record does not have it
+        assert all("_" in job["native_id"] for job in found["jobs"])
