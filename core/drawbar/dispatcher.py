@@ -49,6 +49,7 @@ class Dispatcher:
         self,
         directory: RunDirectory,
         workspace: str,
+        created: float,
         store: Store,
         placer: Placer,
         settings: Settings,
@@ -64,6 +65,7 @@ class Dispatcher:
         self.cancelling = False
         self._attempts = directory.attempts
         self._workspace = workspace
+        self._created = created
         self._store = store
         self._placer = placer
         self._settings = settings
@@ -354,7 +356,7 @@ class Dispatcher:
         number = last.number + 1 if last is not None else 1
         record = f"{self._attempts}/{directory_name(spec.identity)}.{spec.try_number}-{number}"
         row = AttemptRow(
-            tag=tag_of(self.run, spec.identity, spec.try_number, key, number),
+            tag=tag_of(self.run, self._created, spec.identity, spec.try_number, key, number),
             run=self.run,
             identity=spec.identity,
             try_number=spec.try_number,

@@ -77,6 +77,7 @@ class Drive:
         self.dispatcher = Dispatcher(
             self.directory,
             self.spec.workspace,
+            self.spec.created,
             store,
             self.placer,
             driver.settings,

@@ -54,9 +54,12 @@ def digest(value: Any) -> str:
     return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
-def tag_of(run_id: str, identity: str, try_number: int, key: str, attempt: int) -> str:
-    """What a backend calls one attempt: unique over all runs, [a-z0-9-], 35 characters, a letter first."""
-    return f"db-{digest([run_id, identity, try_number, key, attempt])[:32]}"
+def tag_of(run_id: str, created: float, identity: str, try_number: int, key: str, attempt: int) -> str:
+    """What a backend calls one attempt: unique over all runs, [a-z0-9-], 35 characters, a letter first.
+
+    `created` is when the run was made: homes of several users may have runs of one id.
+    """
+    return f"db-{digest([run_id, created, identity, try_number, key, attempt])[:32]}"
 
 
 def directory_name(identity: str) -> str:

@@ -91,6 +91,7 @@ class Rig:
         self.dispatcher = Dispatcher(
             directory,
             str(directory.path / "workspace"),
+            1.5,
             self.store,
             Placer(settings, self.plugins),
             settings,

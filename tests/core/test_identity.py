@@ -73,11 +73,11 @@ def test_the_key_does_not_depend_on_place_resources_or_order_of_inputs():
     assert key_of(moved, contents) == key_of(SPEC, contents)
 
 
-def test_tags_differ_by_run_identity_try_key_and_attempt():
-    parts = ("run", "identity", 1, "key", 1)
+def test_tags_differ_by_run_its_creation_identity_try_key_and_attempt():
+    parts = ("run", 1.5, "identity", 1, "key", 1)
     tags = {tag_of(*parts)}
-    tags |= {tag_of(*parts[:i], 2 if i in (2, 4) else "x", *parts[i + 1 :]) for i in range(5)}  # type: ignore[arg-type]
-    assert len(tags) == 6
+    tags |= {tag_of(*parts[:i], 2 if i in (1, 3, 5) else "x", *parts[i + 1 :]) for i in range(6)}  # type: ignore[arg-type]
+    assert len(tags) == 7
     assert all(re.fullmatch("[a-z][a-z0-9-]{0,62}", tag) for tag in tags)
 
 
