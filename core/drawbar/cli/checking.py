@@ -164,8 +164,8 @@ def examine_given(
 def _row(step: StepPlan) -> tuple[Any, ...]:
     jobs = "?" if step.info.jobs is None else step.info.jobs
     inputs = _shown(step.info.inputs)
-    if isinstance(step.place, SpecError):
-        return step.info.name, "none", f"no: {step.place.problems[0].message}", inputs, jobs
+    if isinstance(step.place, SpecError):  # the problem itself follows the table
+        return step.info.name, "none", step.info.image or "", inputs, jobs
     if step.place is None:
         return step.info.name, "none", "makes no jobs", inputs, jobs
     image = step.place.image or step.info.image
