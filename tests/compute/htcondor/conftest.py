@@ -95,11 +95,9 @@ def pool(variables, monkeypatch):
 
 
 @pytest.fixture
-def image(pool, monkeypatch):
+def image(pool, cluster_missing, monkeypatch):
     """An unpacked image, which the machines of the second pool see, where Apptainer is; tests go there."""
-    found = usable("sid")
-    if found is None:
-        pytest.skip("needs DBTEST_CONDOR_SUITE=sid tests/clusters/htcondor start")
+    found = usable("sid") or cluster_missing("htcondor-sid", "HTCondor with Apptainer")
     monkeypatch.setenv("CONDOR_CONFIG", found["CONDOR_CONFIG"])
     return f"{found['DBTEST_SHARED']}/image"
 
