@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import re
+import secrets
 import tarfile
 import threading
 from collections import Counter
@@ -39,6 +40,7 @@ class Registry:
         self._layer, self._packed = layer, gzip.compress(layer, mtime=0)
         self._blobs: dict[str, bytes] = {digest(self._packed): self._packed}
         self._tags: dict[str, bytes] = {}
+        self._mark = secrets.token_hex(8)
         registry = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -60,12 +62,15 @@ class Registry:
         return f"{self.address}/{self.name}:{tag}"
 
     def set(self, tag: str, version: str) -> str:
-        """Let a tag mean a version of the image, which differs in a label; its digest."""
+        """Let a tag mean a version of the image, which differs in a label; its digest.
+
+        Another label makes it an image that no engine has kept from an earlier registry.
+        """
         config = json.dumps(
             {
                 "architecture": "amd64",
                 "os": "linux",
-                "config": {"Labels": {"version": version}, "Env": ["PATH=/bin"]},
+                "config": {"Labels": {"version": version, "registry": self._mark}, "Env": ["PATH=/bin"]},
                 "rootfs": {"type": "layers", "diff_ids": [digest(self._layer)]},
             }
         ).encode()
