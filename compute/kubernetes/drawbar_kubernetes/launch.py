@@ -22,6 +22,8 @@ from drawbar_kubernetes.parcels import Parcel, Phase
 _LAUNCHERS = 8
 _PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 15.0
+_STARTING_S = 30.0
+"""How long a server may forbid what is allowed: while it starts it does not know the rights yet."""
 
 
 class Launcher:
@@ -49,6 +51,7 @@ class Launcher:
 
     def _launch(self, parcel: Parcel) -> None:
         pause = _PAUSE_S
+        known_by: float | None = None
         while not self._closing.is_set():
             try:
                 with self._follower.lock:
@@ -58,11 +61,16 @@ class Launcher:
                     break
                 made = self._create(parcel, attempts)
             except ApiError as error:
-                if not (error.transient or "exceeded quota" in str(error)):
+                now = time.monotonic()
+                if error.status in (401, 403):
+                    known_by = known_by or now + _STARTING_S
+                starting = known_by is not None and now < known_by
+                if not (error.transient or starting or "exceeded quota" in str(error)):
                     self._end(parcel, f"the cluster refused it: {error}")
                     return
                 self._wait(parcel, str(error))
             except BackendError as error:
+                known_by = None
                 self._wait(parcel, str(error))
             except Exception as error:
                 self._end(parcel, f"it cannot be launched: {error!r}")
