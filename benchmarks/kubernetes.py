@@ -1,9 +1,11 @@
 """Trivial jobs on Kubernetes: drawbar's backend with one scatter, also packed, and a plain loop of kubectl.
 
     python -m benchmarks.kubernetes [--jobs 500] [--pack 20] [--record]
+    python -m benchmarks.kubernetes --fake [--jobs 1000 10000] [--pack 20]
 
-Needs the cluster of `tests/clusters/kubernetes start`, and the variables that it prints. The backend is
-driven as drawbar's driver does it: one batch, events, and `forget` when a result is known.
+The second needs no cluster, and shows what the backend takes for many jobs. The first needs the cluster of
+`tests/clusters/kubernetes start`, and the variables that it prints. The backend is driven as drawbar's
+driver does it: one batch, events, and `forget` when a result is known.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from drawbar.backend import Attempt, JobStatus
 from drawbar.model import JobSpec, Resources
 from drawbar_kubernetes.backend import KubernetesBackend
 
+from benchmarks import kubernetes_scale
 from benchmarks.batch import HEAD, Ledger, Outcome
 
 RECORD = Path(__file__).resolve().parent.parent / "docs" / "results" / "kubernetes-benchmark.md"
@@ -149,12 +152,19 @@ def _cpu_s(who: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kubernetes")
-    parser.add_argument("--jobs", type=int, default=500)
+    parser.add_argument("--fake", action="store_true", help="with a stand-in for the cluster")
+    parser.add_argument("--jobs", type=int, nargs="+", help="how many; with --fake several, one by one")
     parser.add_argument("--pack", type=int, default=20)
     parser.add_argument("--record", action="store_true", help=f"write docs/results/{RECORD.name}")
     options = parser.parse_args()
+    if options.fake:
+        print(kubernetes_scale.HEAD)
+        for line in kubernetes_scale.rows(options.jobs or [1000, 10000], options.pack):
+            print(line, flush=True)
+        return
+    jobs = options.jobs[0] if options.jobs else 500
     title = TITLE.format(
-        jobs=options.jobs,
+        jobs=jobs,
         date=date.today().isoformat(),
         version=version("drawbar"),
         cores=os.cpu_count(),
@@ -164,7 +174,7 @@ def main() -> None:
     print(title)
     for measure in (scatter, lambda place, jobs: scatter(place, jobs, options.pack), loop):
         with tempfile.TemporaryDirectory(dir="/var/tmp") as place:
-            lines.append(measure(Path(place), options.jobs).row)
+            lines.append(measure(Path(place), jobs).row)
         print(lines[-1], flush=True)
     if options.record:
         RECORD.write_text("\n".join(lines) + "\n")

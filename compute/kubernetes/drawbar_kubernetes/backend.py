@@ -224,7 +224,11 @@ class KubernetesBackend(Backend):
         for place, attempt in enumerate(attempts):
             records.set_parcel(attempt.record, name, part=place // size if len(attempts) > 1 else None)
         return Parcel(
-            name, {each.tag: each for each in attempts}, size=min(size, len(attempts)), indexed=indexed
+            name,
+            {each.tag: each for each in attempts},
+            {each.tag: place // size for place, each in enumerate(attempts)},
+            size=min(size, len(attempts)),
+            indexed=indexed,
         )
 
     # going on with what an earlier driver began
@@ -263,7 +267,8 @@ class KubernetesBackend(Backend):
 
     def _go_on(self, name: str, group: Sequence[Attempt], jobs: Sequence[Any], found: Sequence[Any]) -> None:
         follower = self._followed
-        parcel = Parcel(name, {each.tag: each for each in group}, phase=Phase.CREATED)
+        parts = {each.tag: records.part(each.record) or 0 for each in group}
+        parcel = Parcel(name, {each.tag: each for each in group}, parts, phase=Phase.CREATED)
         parcel.size = 2 if records.part(group[0].record) is not None else 1
         for attempt in group:
             if reason := records.stop(attempt.record):

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 from drawbar.backend import Attempt, EventSink
@@ -126,7 +127,7 @@ class Follower:
             or (before.state, before.message) != (pod.state, pod.message)
             or pod.running != before.running
         ):
-            self.tell(parcel)
+            self.tell(parcel, pod.part)
 
     # looking for ends
 
@@ -161,44 +162,48 @@ class Follower:
 
     def look(self, parcel: Parcel) -> None:
         """Tell of attempts of a parcel that have ended. Raises what keeps it from seeing that."""
-        complete = False
-        seen: dict[str, Pod] = {}
         with self.lock:
-            ending = parcel.over is not None or parcel.stops or any(pod.dead for pod in parcel.pods.values())
-        waiting: set[int | None] = set()
-        for attempt in list(parcel.attempts.values()):
-            part = records.part(attempt.record) if parcel.packed and not ending else None
-            if part in waiting and not ending:
-                continue  # it comes after one that has not ended
-            while True:
-                with self.lock:
-                    dead = any(pod.dead for pod in parcel.pods.values())
-                    patient = parcel.lasts("settling", dead) < _SETTLE_S
-                    view = View(pods={**seen, **parcel.pods}, complete=complete, over=parcel.over)
-                    stop = parcel.stops.get(attempt.tag)
-                try:
-                    found = results.look(attempt, view, stop, patient=patient)
-                    break
-                except Unclear as unclear:
-                    seen |= self._see(parcel, unclear.pod)
-                    complete = complete or unclear.pod is None
-            if found is not None:
-                self.end(attempt, parcel.name, found)
-                continue
-            waiting.add(part)
-            if records.start(attempt.record) is not None:
-                self._begun(parcel, attempt)
+            parts, known = parcel.in_parts(), parcel.pods_by_part()
+        for part, attempts in parts.items():
+            self._look_at(parcel, part, attempts, known.get(part, {}))
         with self.lock:
             if parcel.attempts and (
                 parcel.over is not None or (parcel.pods and all(pod.dead for pod in parcel.pods.values()))
             ):
                 self.watch_over(parcel)
 
-    def _see(self, parcel: Parcel, name: str | None) -> dict[str, Pod]:
-        """A pod, or all pods of a parcel, as they are now."""
+    def _look_at(
+        self, parcel: Parcel, part: int, attempts: Sequence[Attempt], known: Mapping[str, Pod]
+    ) -> None:
+        """Tell of the attempts of one part that have ended; `known` are its pods."""
+        with self.lock:
+            over, stops = parcel.over, dict(parcel.stops)
+            dead = any(pod.dead for pod in known.values())
+            patient = parcel.lasts(f"settling {part}", dead) < _SETTLE_S
+        view = View(pods=known, over=over, packed=parcel.packed)
+        for attempt in attempts:
+            while True:
+                try:
+                    found = results.look(attempt, view, stops.get(attempt.tag), patient=patient)
+                    break
+                except Unclear as unclear:
+                    seen = self._see(parcel, part, unclear.pod)
+                    complete = view.complete or unclear.pod is None
+                    view = replace(view, pods={**seen, **view.pods}, complete=complete)
+            if found is not None:
+                self.end(attempt, parcel.name, found)
+                continue
+            if records.start(attempt.record) is not None:
+                self._begun(parcel, attempt)
+            if not (dead or stops or over is not None):
+                break  # those that come after it have not begun
+
+    def _see(self, parcel: Parcel, part: int, name: str | None) -> dict[str, Pod]:
+        """A pod, or all pods of a part, as they are now."""
         if name is None:
-            found, _ = self._api.list(PODS, f"{manifest.JOB}={parcel.name}")
-            return {pod.name: pod for each in found if (pod := pods.read(each))}
+            listed, _ = self._api.list(PODS, f"{manifest.JOB}={parcel.name}")
+            found = [pods.read(each) for each in listed]
+            return {pod.name: pod for pod in found if (pod.part or 0) == part}
         try:
             return {name: pods.read(self._api.get(PODS, name))}
         except ApiError as error:
@@ -219,10 +224,9 @@ class Follower:
             if self.table.end(name, status):
                 self._events.status([status])
 
-    def tell(self, parcel: Parcel) -> None:
-        """Tell how the attempts of a parcel are; to be called with the lock."""
-        statuses = [parcel.status(attempt) for attempt in parcel.attempts.values()]
-        if statuses:
+    def tell(self, parcel: Parcel, part: int | None = None) -> None:
+        """Tell how the attempts of a parcel, or of one part, are; to be called with the lock."""
+        if statuses := parcel.statuses(part):
             self._events.status(statuses)
 
     # what is done without being told
@@ -259,7 +263,8 @@ class Follower:
             stops = any(tag in parcel.stops for tag in parcel.attempts)
             stop_s = parcel.lasts("stopping", stops)
             dead = parcel.over is not None or (pod is not None and pod.dead)
-            if not (stuck or (pod and pod.unready) or not pod or stops or dead or parcel.packed):
+            unexplained = not pod and not parcel.note
+            if not (stuck or (pod and pod.unready) or unexplained or stops or dead or parcel.packed):
                 self._restless.discard(parcel)
         if pod and stuck and image_s > options.image_wait_s:
             self.stop(parcel, stuck, pod.message or pod.waiting)
@@ -294,6 +299,8 @@ class Follower:
             ]
             for attempt in new:
                 parcel.stops[attempt.tag] = (reason, message)
+            if new and parcel.attempts.keys() - parcel.stops.keys():
+                parcel.over = parcel.over or results.TAKEN_ALONG
         for attempt in new:
             with contextlib.suppress(OSError):  # then a later driver takes it for evicted
                 records.set_stop(attempt.record, reason)

@@ -27,11 +27,12 @@ class Parcel:
     """A Job, with the attempts in it that have not ended. Changed under the backend's lock.
 
     `attempts` by tag. `size` of them run in one pod, one after another; an `indexed` Job has a pod for
-    each such part.
+    each such part, and `parts` says which an attempt is in.
     """
 
     name: str
     attempts: dict[str, Attempt]
+    parts: dict[str, int] = field(default_factory=dict)
     size: int = 1
     indexed: bool = False
     phase: Phase = Phase.QUEUED
@@ -58,13 +59,39 @@ class Parcel:
     @property
     def pod(self) -> Pod | None:
         """The pod that tells most: one that is not dead, else the last."""
-        alive = [pod for pod in self.pods.values() if not pod.dead]
-        return alive[-1] if alive else next(reversed(self.pods.values()), None)
+        return _telling(self.pods.values())
+
+    def in_parts(self) -> dict[int, list[Attempt]]:
+        """The attempts of each part, in the order in which they run."""
+        grouped: dict[int, list[Attempt]] = {}
+        for tag, attempt in self.attempts.items():
+            grouped.setdefault(self.parts.get(tag, 0), []).append(attempt)
+        return grouped
+
+    def pods_by_part(self) -> dict[int, dict[str, Pod]]:
+        """The pods of each part, by name; of a Job that is not indexed there is one part."""
+        grouped: dict[int, dict[str, Pod]] = {}
+        for pod in self.pods.values():
+            grouped.setdefault(pod.part or 0, {})[pod.name] = pod
+        return grouped
+
+    def statuses(self, part: int | None = None) -> list[JobStatus]:
+        """What is told of the attempts in it, or in one part of it."""
+        found = self.pods_by_part()
+        return [
+            self._status(attempt, _telling(found.get(each, {}).values()))
+            for each, attempts in self.in_parts().items()
+            if part in (None, each)
+            for attempt in attempts
+        ]
 
     def status(self, attempt: Attempt) -> JobStatus:
         """What is told of an attempt in it."""
+        part = self.parts.get(attempt.tag, 0)
+        return self._status(attempt, _telling(pod for pod in self.pods.values() if (pod.part or 0) == part))
+
+    def _status(self, attempt: Attempt, pod: Pod | None) -> JobStatus:
         running = attempt.tag in self.begun
-        pod = self.pod
         return JobStatus(
             tag=attempt.tag,
             state=JobState.RUNNING if running else JobState.SUBMITTED,
@@ -79,6 +106,11 @@ class Parcel:
             self.since.pop(what, None)
             return 0.0
         return time.monotonic() - self.since.setdefault(what, time.monotonic())
+
+
+def _telling(pods: Iterable[Pod]) -> Pod | None:
+    found = list(pods)
+    return next((pod for pod in reversed(found) if not pod.dead), found[-1] if found else None)
 
 
 @dataclass(slots=True)
@@ -97,6 +129,7 @@ class Table:
         kept = self.by_name.setdefault(parcel.name, parcel)
         for tag, attempt in parcel.attempts.items():
             kept.attempts[tag] = attempt
+            kept.parts[tag] = parcel.parts.get(tag, 0)
             self.by_tag[tag] = kept
             self.held.setdefault(kept.name, set()).add(tag)
         return kept

@@ -11,6 +11,7 @@ from drawbar.model import Reason
 
 from drawbar_kubernetes import template
 
+_INDEX = "batch.kubernetes.io/job-completion-index"
 _IMAGE = frozenset(
     {
         "ErrImagePull",
@@ -41,11 +42,12 @@ _GIVEN_BACK = frozenset(
 class Pod:
     """A pod as it was last seen; what it does not say is None or empty.
 
-    `dead` when no process of the job can be alive in it. `ended` is the exit code of the job's
-    container, where there is one.
+    `part` is its index in an indexed Job. `dead` when no process of the job can be alive in it. `ended` is
+    the exit code of the job's container, where there is one.
     """
 
     name: str
+    part: int | None = None
     phase: str = "Pending"
     reason: str = ""
     message: str = ""
@@ -116,6 +118,7 @@ def read(pod: Mapping[str, Any], *, gone: bool = False) -> Pod:
         message = message or str(ended["message"]).strip()
     return Pod(
         name=str(metadata.get("name", "")),
+        part=int(index) if (index := (metadata.get("annotations") or {}).get(_INDEX)) else None,
         phase=str(status.get("phase") or "Pending"),
         reason=reason,
         message=message,

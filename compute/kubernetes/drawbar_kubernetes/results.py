@@ -14,6 +14,8 @@ from drawbar_kubernetes.manifest import stderr_of, stdout_of
 from drawbar_kubernetes.pods import Pod
 from drawbar_kubernetes.records import End, Start
 
+TAKEN_ALONG = "another job of its pack was cancelled, which took its pod along"
+"""Why there are no more pods for jobs of a pack that was deleted for another of its jobs."""
 _KILL = 128 + 9
 
 
@@ -22,12 +24,14 @@ class View:
     """What is known of the Job of an attempt.
 
     `pods` by name; `complete` when there are certainly no others. `over` says, when the cluster will make
-    no more pods for it, why that is.
+    no more pods for it, why that is. `packed` when its pods run more than this attempt, so that a pod's
+    exit code is not the attempt's.
     """
 
     pods: Mapping[str, Pod]
     complete: bool = False
     over: str | None = None
+    packed: bool = False
 
 
 Stop = tuple[Reason, str]
@@ -75,7 +79,7 @@ def look(attempt: Attempt, view: View, stop: Stop | None, *, patient: bool) -> J
         return None
     if pod.ended is not None and not pod.deleting and end is None and patient:
         return None
-    return _made_to_end(attempt, start, end, pod, stop)
+    return _made_to_end(attempt, start, end, pod, stop, view)
 
 
 def _recorded(attempt: Attempt, end: End, pod: Pod | None) -> JobResult:
@@ -108,7 +112,7 @@ def _not_begun(
     if start is None and ((failed and patient) or not records.close(attempt.record)):
         return None
     for pod in failed or view.pods.values():
-        if verdict := pod.verdict():
+        if verdict := _verdict(pod, view.over):
             return result(attempt, *verdict, pod=pod)
         if pod.ended:
             message = pod.message or f"its container ended with {pod.ended} before it could begin"
@@ -116,22 +120,30 @@ def _not_begun(
     return result(attempt, Reason.LOST, view.over or "its pod was deleted before it began")
 
 
-def _made_to_end(attempt: Attempt, start: Start, end: End | None, pod: Pod, stop: Stop | None) -> JobResult:
+def _made_to_end(
+    attempt: Attempt, start: Start, end: End | None, pod: Pod, stop: Stop | None, view: View
+) -> JobResult:
     """The end of an attempt whose pod is dead and whose command did not come to its own end."""
     told = partial(result, attempt, end=end, pod=pod, start=start)
-    verdict = pod.verdict()
+    verdict = _verdict(pod, view.over)
     if stop is not None:
         return told(*stop)
     if verdict is not None:
         return told(*verdict)
     if end is not None:
         return told(Reason.EVICTED, "somebody else asked it to end")
-    if pod.gone or pod.ended is None or pod.ended == script.AGAIN:
+    if pod.gone or pod.ended is None or pod.ended == script.AGAIN or (view.packed and pod.ended != _KILL):
         return told(Reason.LOST, "its pod is gone, and left no record of its end")
     if pod.ended == _KILL:
         return told(Reason.KILLED, "killed by signal 9 (SIGKILL)", exit_code=_KILL)
     reason = judge(attempt.spec, pod.ended)
     return told(reason, pod.message if reason else "", exit_code=pod.ended)
+
+
+def _verdict(pod: Pod, over: str | None) -> tuple[Reason, str] | None:
+    """What a pod says of its end; that it was deleted was drawbar's own doing for a pack."""
+    verdict = pod.verdict()
+    return (verdict[0], over) if verdict and over == TAKEN_ALONG and pod.deleting else verdict
 
 
 def result(

@@ -43,12 +43,16 @@ class Watch:
     def __init__(self) -> None:
         self.statuses: list[JobStatus] = []
         self.troubles: list[str] = []
+        self._ends: dict[str, JobStatus] = {}
         self._changed = threading.Condition()
 
     def status(self, statuses: Sequence[JobStatus]) -> None:
         """Remember what the backend told."""
         with self._changed:
             self.statuses.extend(statuses)
+            for each in statuses:
+                if each.state.terminal:
+                    self._ends.setdefault(each.tag, each)
             self._changed.notify_all()
 
     def trouble(self, message: str) -> None:
@@ -64,11 +68,8 @@ class Watch:
     def end(self, attempt: Attempt, patience_s: float) -> JobStatus | None:
         """The first terminal status of an attempt; None when there is none in time."""
         with self._changed:
-            self._changed.wait_for(lambda: self._ended(attempt) is not None, patience_s)
-            return self._ended(attempt)
-
-    def _ended(self, attempt: Attempt) -> JobStatus | None:
-        return next((each for each in self.statuses if each.tag == attempt.tag and each.state.terminal), None)
+            self._changed.wait_for(lambda: attempt.tag in self._ends, patience_s)
+            return self._ends.get(attempt.tag)
 
 
 class Driver:

@@ -153,7 +153,14 @@ class Behaviour:
         assert len(ledger_of(driver)) == 2
 
     def test_a_pack_whose_pod_is_deleted_goes_on_or_is_repeated(self, open_driver, cluster):
-        """Some clusters start another pod for the rest of it, and some do not."""
+        """Some clusters start another pod for the rest of it, and some do not.
+
+        Version 1.20 starts one as soon as the first is being deleted, and may count the first as failed
+        when it has gone. Then the Job has failed, and the second pod is ended with what has begun in it.
+        So a job of the rest may have begun and be evicted, which is right: it has begun once, in one pod
+        (`started` is made by exactly one), and is repeated as a new attempt. The fake shows that case in
+        `test_a_pack_that_goes_on_in_another_pod_may_be_ended_there`.
+        """
         driver = open_driver(pack=3)
         gate = driver.directory / "gate"
         script = 'echo "$2" >> "$1.ledger"; while [ ! -e "$1" ]; do sleep 0.05; done'

@@ -2,29 +2,41 @@
 
 It is kept honest by the tests that run on it and on a real cluster alike, and does what those cannot:
 newer features, answers that are lost, a server that is busy, watches that break off or have expired.
+What a job costs it does not depend on how many there are.
+
+As a program it is a cluster of its own process. It prints its kubeconfig; after a line from its standard
+input pods begin, and end well at once; and it ends with its standard input:
+
+    python fake_cluster.py DIRECTORY
 """
 
 from __future__ import annotations
 
-import contextlib
 import copy
+import itertools
 import json
-import os
 import queue
 import re
 import secrets
 import signal
+import ssl
 import subprocess
+import sys
 import threading
 import time
+from collections import deque
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
 
+import fake_node
+from fake_server import handler, refused
+
+KEPT = 20_000
+"""How many events of a kind are kept; a watch that is further behind has expired."""
 NEWER = ("completionMode", "suspend", "podFailurePolicy")
 """Fields of a Job that a server of version 1.20 leaves out."""
-_PATH = re.compile(r"/(?:api/v1|apis/batch/v1)/namespaces/([^/]+)/([a-z]+)(?:/([^/]+))?")
 
 
 class FakeCluster:
@@ -42,8 +54,12 @@ class FakeCluster:
         self.forbidden: set[str] = set()
         self.left_out: tuple[str, ...] = ()  # fields of a Job that it does not know
         self.moved = ("", "")  # a directory, and where containers are that believe to see it
+        self.unfit = False  # a pod's configuration names what is not there
+        self.hasty = False  # a pod that is being deleted has a successor at once, as in version 1.20
         self.queued = False  # Jobs with a queue wait until `admit`
+        self.tls: ssl.SSLContext | None = None  # it is reached by https
         self.calls: list[tuple[str, str]] = []
+        self.tokens: list[str] = []  # what each call proved itself with
         self._lock = threading.Condition(threading.RLock())
         self._objects: dict[str, dict[str, dict]] = {
             "jobs": {},
@@ -51,11 +67,16 @@ class FakeCluster:
             "events": {},
             "resourcequotas": {},
         }
-        self._log: dict[str, list[tuple[int, str, dict]]] = {kind: [] for kind in self._objects}
+        self._pods_of: dict[str, dict[str, dict]] = {}
+        self._log: dict[str, deque[tuple[int, dict[str, str], bytes]]] = {
+            kind: deque() for kind in self._objects
+        }
         self._version = 100
-        self._oldest = 0
+        self._forgotten = dict.fromkeys(self._objects, 0)  # the last version that a watch cannot begin before
         self._watches = 0  # raised to end all that are open
         self._closing = False
+        self.awake = threading.Event()  # while it is not set, no pod begins
+        self.awake.set()
         self._work: queue.Queue[str | None] = queue.Queue()
         self._processes: dict[str, subprocess.Popen] = {}
         self._slots = slots
@@ -82,10 +103,11 @@ class FakeCluster:
 
     def __exit__(self, *_: object) -> None:
         self._closing = True
+        self.awake.set()
         for _ in range(self._slots):
             self._work.put(None)
         for process in list(self._processes.values()):
-            _signal(process, signal.SIGKILL)
+            fake_node.send(process, signal.SIGKILL)
         for thread in self._threads:
             thread.join(10)
         self.unserve()
@@ -103,8 +125,10 @@ class FakeCluster:
             def handle_error(self, *_: object) -> None:
                 """Clients go away."""
 
-        self._server = Server(("127.0.0.1", self.port), _handler(self))
+        self._server = Server(("127.0.0.1", self.port), handler(self))
         self.port = self._server.server_address[1]
+        if self.tls is not None:
+            self._server.socket = self.tls.wrap_socket(self._server.socket, server_side=True)
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def unserve(self) -> None:
@@ -125,13 +149,23 @@ class FakeCluster:
         """The server forgets all versions before this one, and so where the watches were."""
         with self._lock:
             self._version += 1000
-            self._oldest = self._version
+            self._forgotten = dict.fromkeys(self._objects, self._version)
         self.cut_watches()
 
     def objects(self, kind: str) -> list[dict]:
         """All objects of a kind."""
         with self._lock:
             return copy.deepcopy(list(self._objects[kind].values()))
+
+    def count(self, kind: str) -> int:
+        """How many objects of a kind there are."""
+        return len(self._objects[kind])
+
+    def find(self, kind: str, name: str) -> bytes | None:
+        """An object as JSON."""
+        with self._lock:
+            found = self._objects[kind].get(name)
+            return None if found is None else json.dumps(found).encode()
 
     def delete_pod(self, name: str) -> None:
         """Somebody deletes a pod."""
@@ -160,7 +194,7 @@ class FakeCluster:
             self._changed("pods", "MODIFIED", pod)
             self._count(pod)
         if process is not None:
-            _signal(process, signal.SIGKILL)
+            fake_node.send(process, signal.SIGKILL)
 
     def lose_node(self, name: str) -> None:
         """A pod's node does not answer any more."""
@@ -193,18 +227,17 @@ class FakeCluster:
 
     # the API server
 
-    def create(self, job: dict, namespace: str) -> tuple[int, dict]:
+    def create(self, job: dict, namespace: str) -> tuple[int, dict | bytes]:
         """POST of a Job."""
         with self._lock:
             name = job["metadata"]["name"]
             if name in self._objects["jobs"]:
-                return 409, _refused(f'jobs.batch "{name}" already exists')
+                return 409, refused(f'jobs.batch "{name}" already exists')
             if self.quota > 0:
                 self.quota -= 1
-                return 403, _refused(
+                return 403, refused(
                     f'jobs.batch "{name}" is forbidden: exceeded quota: jobs, used: 1, limited: 1'
                 )
-            job = copy.deepcopy(job)
             for field in (*self.left_out, *(NEWER if self.version < (1, 24) else ())):
                 job["spec"].pop(field, None)
             if self.queued and "kueue.x-k8s.io/queue-name" in job["metadata"].get("labels", {}):
@@ -220,12 +253,20 @@ class FakeCluster:
             self._objects["jobs"][name] = job
             self._changed("jobs", "ADDED", job)
             self._sync(job)
-            return 201, copy.deepcopy(job)
+            return 201, json.dumps(job).encode()
 
     def select(self, kind: str, selector: str) -> list[dict]:
         """Objects with these labels, in order."""
+        wanted = _wanted(selector)
         with self._lock:
-            return [each for _, each in sorted(self._objects[kind].items()) if _matches(each, selector)]
+            found = self._objects[kind]
+            if (names := wanted.get("drawbar.job")) is not None:  # so are the Jobs named
+                found = (
+                    {name: each for name in names if (each := found.get(name))}
+                    if kind == "jobs"
+                    else {name: each for job in names for name, each in self._pods_of.get(job, {}).items()}
+                )
+            return [each for _, each in sorted(found.items()) if _matches(_labels(each), wanted)]
 
     def remove(self, selector: str) -> None:
         """DELETE of a collection of Jobs."""
@@ -233,32 +274,37 @@ class FakeCluster:
             for job in self.select("jobs", selector):
                 self._delete_job(job["metadata"]["name"])
 
-    def follow(self, kind: str, since: int, until: float, selector: str):
-        """Events after a version; ends with time, or when watches are cut."""
-        with self._lock:
-            mine = self._watches
-            if since < self._oldest:
-                yield {"type": "ERROR", "object": {"code": 410, "message": "too old resource version"}}
-                return
-            while time.monotonic() < until and self._watches == mine and not self._closing:
-                log = self._log[kind]
-                fresh = []
-                for entry in reversed(log):
-                    if entry[0] <= since:
-                        break
-                    fresh.append(entry)
-                for version, event, found in reversed(fresh):
-                    since = version
-                    if _matches(found, selector):
-                        yield {"type": event, "object": found}
-                if not fresh:
+    def follow(self, kind: str, since: int, until: float, selector: str) -> Iterator[bytes]:
+        """Events after a version, as JSON; ends with time, or when watches are cut."""
+        wanted, mine = _wanted(selector), self._watches
+        while time.monotonic() < until and self._watches == mine and not self._closing:
+            with self._lock:
+                expired, fresh = since < self._forgotten[kind], self._newer(kind, since)
+                if not (expired or fresh):
                     self._lock.wait(max(0.0, min(1.0, until - time.monotonic())))
-            yield {"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": str(self._version)}}}
+            if expired:
+                error = {"code": 410, "message": "too old resource version"}
+                yield json.dumps({"type": "ERROR", "object": error}).encode()
+                return
+            for version, labels, event in fresh:
+                since = version
+                if _matches(labels, wanted):
+                    yield event
+        bookmark = {"metadata": {"resourceVersion": str(since)}}
+        yield json.dumps({"type": "BOOKMARK", "object": bookmark}).encode()
+
+    def _newer(self, kind: str, since: int) -> list[tuple[int, dict[str, str], bytes]]:
+        newer = itertools.takewhile(lambda entry: entry[0] > since, reversed(self._log[kind]))
+        return list(newer)[::-1]
 
     def _changed(self, kind: str, event: str, found: dict) -> None:
         self._version += 1
         found["metadata"]["resourceVersion"] = str(self._version)
-        self._log[kind].append((self._version, event, copy.deepcopy(found)))
+        data = json.dumps({"type": event, "object": found}).encode()
+        log = self._log[kind]
+        log.append((self._version, _labels(found), data))
+        if len(log) > KEPT:
+            self._forgotten[kind] = log.popleft()[0]
         self._lock.notify_all()
 
     # the Job controller
@@ -266,20 +312,22 @@ class FakeCluster:
     def _sync(self, job: dict) -> None:
         if job["spec"].get("suspend") or not self.pods_wanted:
             return
+        template = job["spec"]["template"]
+        owner = job["metadata"]["name"]
         indexed = job["spec"].get("completionMode") == "Indexed"
         for index in range(job["spec"].get("completions", 1)):
-            name = f"{job['metadata']['name']}{f'-{index}' if indexed else ''}-{secrets.token_hex(3)[:5]}"
-            template = copy.deepcopy(job["spec"]["template"])
+            name = f"{owner}{f'-{index}' if indexed else ''}-{secrets.token_hex(3)[:5]}"
             metadata = {**template["metadata"], "name": name, "creationTimestamp": _now()}
-            metadata["labels"] = {**metadata.get("labels", {}), "job-name": job["metadata"]["name"]}
+            metadata["labels"] = {**metadata.get("labels", {}), "job-name": owner}
             if indexed:
-                metadata["annotations"]["batch.kubernetes.io/job-completion-index"] = str(index)
+                place = {"batch.kubernetes.io/job-completion-index": str(index)}
+                metadata["annotations"] = {**metadata["annotations"], **place}
             pod = {
                 "metadata": metadata,
-                "spec": template["spec"],
+                "spec": {**template["spec"]},
                 "status": {"phase": "Pending", "conditions": []},
             }
-            self._objects["pods"][name] = pod
+            self._objects["pods"][name] = self._pods_of.setdefault(owner, {})[name] = pod
             self._changed("pods", "ADDED", pod)
             self._work.put(name)
 
@@ -288,8 +336,8 @@ class FakeCluster:
         job = self._objects["jobs"].get(pod["metadata"]["labels"]["job-name"])
         if job is None or job["status"].get("conditions"):
             return
-        pods = self.select("pods", f"job-name={job['metadata']['name']}")
-        phases = [each["status"]["phase"] for each in pods]
+        pods = self._pods_of[job["metadata"]["name"]]
+        phases = [each["status"]["phase"] for each in pods.values()]
         if phases.count("Failed") > job["spec"].get("backoffLimit", 6):
             condition = {
                 "type": "Failed",
@@ -302,12 +350,14 @@ class FakeCluster:
             return
         job["status"]["conditions"] = [{**condition, "status": "True"}]
         self._changed("jobs", "MODIFIED", job)
+        for each in [each for each in pods.values() if each["status"]["phase"] in ("Pending", "Running")]:
+            self._delete_pod(each["metadata"]["name"])
 
     def _delete_job(self, name: str) -> None:
         job = self._objects["jobs"].pop(name)
         self._changed("jobs", "DELETED", job)
-        for pod in self.select("pods", f"job-name={name}"):
-            self._delete_pod(pod["metadata"]["name"])
+        for pod in list(self._pods_of.get(name, ())):
+            self._delete_pod(pod)
 
     def _delete_pod(self, name: str) -> None:
         pod = self._objects["pods"][name]
@@ -315,20 +365,28 @@ class FakeCluster:
             return
         pod["metadata"]["deletionTimestamp"] = _now()
         self._changed("pods", "MODIFIED", pod)
+        job = self._objects["jobs"].get(_labels(pod)["job-name"])
+        if self.hasty and job is not None and not job["status"].get("conditions"):
+            self._sync(job)
         process = self._processes.get(name)
         if process is None:
             self._forget_pod(pod)
             return
         process.send_signal(signal.SIGTERM)
         grace = pod["spec"].get("terminationGracePeriodSeconds", 30)
-        threading.Thread(target=_kill_after, args=(process, grace), daemon=True).start()
+        threading.Thread(target=fake_node.kill_after, args=(process, grace), daemon=True).start()
 
     def _forget_pod(self, pod: dict) -> None:
         if self._objects["pods"].pop(pod["metadata"]["name"], None) is not None:
             self._changed("pods", "DELETED", pod)
-            job = self._objects["jobs"].get(pod["metadata"]["labels"]["job-name"])
+            owner = _labels(pod)["job-name"]
+            del self._pods_of[owner][pod["metadata"]["name"]]
+            if not self._pods_of[owner]:
+                del self._pods_of[owner]
+            job = self._objects["jobs"].get(owner)
             ended = (
-                job is None
+                self.hasty
+                or job is None
                 or job["status"].get("conditions")
                 or pod["status"]["phase"] in ("Failed", "Succeeded")
             )
@@ -339,17 +397,18 @@ class FakeCluster:
 
     def _node(self) -> None:
         while (name := self._work.get()) is not None:
+            self.awake.wait()
             with self._lock:
                 pod = self._objects["pods"].get(name)
                 if pod is None or pod["status"]["phase"] != "Pending" or not self._begins(pod):
                     continue
-                process = None if self.instant else _process(pod, *self.moved)
+                process = None if self.instant else fake_node.begin(pod, *self.moved)
                 if process is not None:
                     self._processes[name] = process
                 self._changed("pods", "MODIFIED", pod)
-            code = _pretend(pod) if process is None else process.wait()
+            code = fake_node.pretend(pod) if process is None else process.wait()
             if process is not None:
-                _signal(process, signal.SIGKILL)  # nothing of a container outlives its first process
+                fake_node.send(process, signal.SIGKILL)  # nothing of a container outlives its first process
             with self._lock:
                 self._processes.pop(name, None)
                 if pod["status"]["phase"] == "Running":
@@ -370,11 +429,15 @@ class FakeCluster:
         pod["spec"]["nodeName"] = "fake-node"
         status["conditions"] = [{"type": "PodScheduled", "status": "True"}]
         container = pod["spec"]["containers"][0]
+        waiting = {}
         if container["image"] not in self.images:
             waiting = {
                 "reason": "ImagePullBackOff",
                 "message": f'Back-off pulling image "{container["image"]}"',
             }
+        elif self.unfit:
+            waiting = {"reason": "CreateContainerConfigError", "message": 'secret "password" not found'}
+        if waiting:
             status["containerStatuses"] = [{"name": container["name"], "state": {"waiting": waiting}}]
             self._changed("pods", "MODIFIED", pod)
             return False
@@ -393,151 +456,33 @@ class FakeCluster:
         self._count(pod)
 
 
-def _handler(cluster: FakeCluster) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True
-
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-        def handle_any(self) -> None:
-            address = urlsplit(self.path)
-            query = {key: values[0] for key, values in parse_qs(address.query).items()}
-            length = int(self.headers.get("Content-Length") or 0)
-            body = json.loads(self.rfile.read(length)) if length else {}
-            cluster.calls.append(("WATCH" if "watch" in query else self.command, address.path))
-            if cluster.busy > 0:
-                cluster.busy -= 1
-                self.answer(429, _refused("too many requests"), {"Retry-After": "1"})
-                return
-            if address.path == "/version":
-                self.answer(200, {"major": str(cluster.version[0]), "minor": str(cluster.version[1])})
-                return
-            if address.path.endswith("selfsubjectaccessreviews"):
-                wish = body["spec"]["resourceAttributes"]
-                allowed = f"{wish['verb']} {wish['resource']}" not in cluster.forbidden
-                self.answer(201, {"status": {"allowed": allowed}})
-                return
-            match = _PATH.fullmatch(address.path)
-            if match is None:
-                self.answer(404, _refused("there is no such path"))
-                return
-            namespace, kind, name = match.groups()
-            if self.command == "POST":
-                status, answer = cluster.create(body, namespace)
-                if cluster.deaf > 0:
-                    cluster.deaf -= 1
-                    self.close_connection = True
-                    return
-                self.answer(status, answer)
-            elif self.command == "DELETE":
-                cluster.remove(query["labelSelector"])
-                self.answer(200, {"kind": "JobList"})
-            elif name:
-                found = [each for each in cluster.objects(kind) if each["metadata"]["name"] == name]
-                self.answer(200, found[0]) if found else self.answer(
-                    404, _refused(f"{kind} {name} not found")
-                )
-            elif "watch" in query:
-                self.stream(kind, query)
-            else:
-                self.list(kind, query)
-
-        do_GET = do_POST = do_DELETE = handle_any  # noqa: N815
-
-        def list(self, kind: str, query: dict[str, str]) -> None:
-            with cluster._lock:
-                items = cluster.select(kind, query.get("labelSelector", ""))
-                first, limit = int(query.get("continue", 0)), int(query.get("limit", 10**9))
-                metadata = {"resourceVersion": str(cluster._version)}
-                if first + limit < len(items):
-                    metadata["continue"] = str(first + limit)
-                data = json.dumps({"metadata": metadata, "items": items[first : first + limit]}).encode()
-            self.answer(200, data)
-
-        def stream(self, kind: str, query: dict[str, str]) -> None:
-            self.send_response(200)
-            self.send_header("Transfer-Encoding", "chunked")
-            self.end_headers()
-            until = time.monotonic() + float(query["timeoutSeconds"])
-            since, selector = int(query["resourceVersion"]), query.get("labelSelector", "")
-            watches = cluster._watches
-            for event in cluster.follow(kind, since, until, selector):
-                data = json.dumps(event).encode() + b"\n"
-                self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
-            if cluster._watches != watches:
-                self.close_connection = True  # in the middle, without an end
-            else:
-                self.wfile.write(b"0\r\n\r\n")
-
-        def answer(self, status: int, content: dict | bytes, headers: dict[str, str] | None = None) -> None:
-            data = content if isinstance(content, bytes) else json.dumps(content).encode()
-            self.send_response(status)
-            for key, value in {"Content-Length": str(len(data)), **(headers or {})}.items():
-                self.send_header(key, value)
-            self.end_headers()
-            self.wfile.write(data)
-
-    return Handler
+def _wanted(selector: str) -> dict[str, set[str]]:
+    """The values that labels may have."""
+    found = re.findall(r"([\w./-]+)(?:=([\w.-]+)| in \(([^)]*)\))", selector)
+    return {key: set(values.split(",")) if values else {value} for key, value, values in found}
 
 
-def _process(pod: dict, place: str, moved: str) -> subprocess.Popen:
-    """What a container would run, as a process of this machine."""
-    container = pod["spec"]["containers"][0]
-    command = [text.replace("$$", "$") for text in container["command"]]
-    if place:
-        command = [text.replace(place, moved) for text in command]
-    environment = {"PATH": os.environ["PATH"], "HOME": "/"}
-    for each in container.get("env", ()):
-        environment[each["name"]] = each.get(
-            "value", pod["metadata"]["name"]
-        )  # the one field that is referred to
-    index = pod["metadata"].get("annotations", {}).get("batch.kubernetes.io/job-completion-index")
-    if index is not None:
-        environment["JOB_COMPLETION_INDEX"] = index
-    return subprocess.Popen(
-        command,
-        env=environment,
-        cwd="/",
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+def _matches(labels: dict[str, str], wanted: dict[str, set[str]]) -> bool:
+    return all(labels.get(key) in values for key, values in wanted.items())
 
 
-def _pretend(pod: dict) -> int:
-    """What a job that does nothing leaves in its directory."""
-    for record in pod["spec"]["containers"][0]["command"][7::2]:
-        Path(record, "started").write_text(f"pod={pod['metadata']['name']}\nstarted={time.time()}\n")
-        Path(record, "end").write_text(f"exit=0\nwhy=\nstarted={time.time()}\ncomplete=yes\n")
-    return 0
-
-
-def _signal(process: subprocess.Popen, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, number)
-
-
-def _kill_after(process: subprocess.Popen, seconds: float) -> None:
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        _signal(process, signal.SIGKILL)
-
-
-def _matches(found: dict, selector: str) -> bool:
-    labels = found["metadata"].get("labels") or {}
-    for key, value, values in re.findall(r"([\w./-]+)(?:=([\w.-]+)| in \(([^)]*)\))", selector):
-        if labels.get(key) not in (values.split(",") if values else [value]):
-            return False
-    return True
-
-
-def _refused(message: str) -> dict:
-    return {"kind": "Status", "status": "Failure", "message": message}
+def _labels(found: dict) -> dict[str, str]:
+    return found["metadata"].get("labels") or {}
 
 
 def _now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def main() -> None:
+    with FakeCluster(Path(sys.argv[1])) as cluster:
+        cluster.instant = True
+        cluster.awake.clear()
+        print(cluster.kubeconfig, flush=True)
+        if sys.stdin.readline():
+            cluster.awake.set()
+            sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main()

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
+import ssl
+import subprocess
 import threading
 from collections import Counter
+from datetime import datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 from behaviour import Behaviour, ledger_of, pod_of, running
-from drawbar.model import JobState, Reason
+from drawbar.model import INFRASTRUCTURE, JobState, Reason
 from drawbar.testing import BackendContract
 from drawbar.testing.driver import Driver
+from drawbar_kubernetes.api import Api
 from drawbar_kubernetes.backend import KubernetesBackend
 from fake_cluster import FakeCluster
+from kubernetes.config import incluster_config
 
 IMAGE = "localhost/busybox:wf"
 # How many jobs show that calls and threads do not grow with them.
@@ -163,6 +169,7 @@ def test_an_image_that_comes_late_is_enough(open_driver, cluster):
     assert driver.end(attempt).ok
 
 
+@pytest.mark.slow  # a pod is waited for
 def test_a_job_without_a_pod_says_so(open_driver, cluster):
     driver = open_driver()
     cluster.pods_wanted = False
@@ -174,6 +181,33 @@ def test_a_job_without_a_pod_says_so(open_driver, cluster):
     )
     driver.cancel(attempt)
     assert driver.end(attempt).reason is Reason.CANCELLED
+
+
+def test_a_configuration_that_cannot_be_had(open_driver, cluster):
+    """It waits for a while, as somebody may make the secret, and says so; then it is the site's fault."""
+    cluster.unfit = True
+    driver = open_driver(image_wait_s=1.0)
+    attempt = driver.shell("exit 0")
+    driver.run(attempt)
+    result = driver.end(attempt)
+    assert result.reason is Reason.REJECTED
+    assert 'secret "password" not found' in result.message
+    states = {each.native_state for each in driver.watch.of(attempt) if each.state is JobState.SUBMITTED}
+    assert "CreateContainerConfigError" in states
+    assert ledger_of(driver) == []
+
+
+def test_a_configuration_that_comes_late_is_enough(open_driver, cluster):
+    cluster.unfit = True
+    driver = open_driver()
+    attempt = driver.shell("exit 0")
+    driver.run(attempt)
+    driver.wait_for(
+        lambda: any("password" in each.message for each in driver.watch.of(attempt)), "it is told"
+    )
+    cluster.unfit = False
+    cluster.wake()
+    assert driver.end(attempt).ok
 
 
 def test_a_node_that_does_not_answer(open_driver, cluster):
@@ -225,6 +259,7 @@ def test_a_check_finds_an_image_that_cannot_be_had(make_backend, cluster):
     assert cluster.objects("jobs") == []
 
 
+@pytest.mark.slow  # a record that is not there is waited for
 def test_a_check_finds_a_volume_that_is_not_shared(make_backend, cluster, tmp_path):
     """The pod sees another file system at that place."""
     cluster.moved = (f"{tmp_path}/.drawbar-check", f"{tmp_path}/elsewhere")
@@ -275,7 +310,7 @@ def test_calls_and_threads_do_not_grow_with_jobs(make_backend, cluster, tmp_path
     assert all(driver.end(attempt).ok for attempt in attempts)
     assert threading.active_count() <= before + 64
     driver.call(driver.backend.forget, attempts)
-    driver.wait_for(lambda: not cluster.objects("jobs"), "Jobs are deleted")
+    driver.wait_for(lambda: not cluster.count("jobs"), "Jobs are deleted")
     driver.close()
     verbs = Counter(verb for verb, _ in cluster.calls)
     assert verbs["POST"] == SCALE
@@ -317,3 +352,98 @@ def test_an_indexed_job_survives_a_driver(open_driver, cluster):
     gate.touch()
     assert [driver.end(attempt).exit_code for attempt in attempts] == list(range(6))
     assert len(ledger_of(driver)) == 6
+
+
+NUMBERED = 'echo "$2" >> "$1.ledger"; while [ ! -e "$1" ]; do sleep 0.05; done'
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+@pytest.mark.parametrize("cancelled", [0, 1], ids=["begun", "waiting"])
+def test_a_cancelled_job_of_a_pack_takes_others_along_as_infrastructure(
+    open_driver, cluster, cancelled, indexed
+):
+    """What drawbar takes along is not cancelled: those are repeated, and run once more at most."""
+    driver = open_driver(pack=3)
+    gate = driver.directory / "gate"
+    attempts = [driver.shell(NUMBERED, str(gate), str(number)) for number in range(6 if indexed else 3)]
+    driver.run(*attempts)
+    driver.wait_for(lambda: ledger_of(driver), "the first job of a pack starts")
+    driver.cancel(attempts[cancelled])
+    results = [driver.end(attempt) for attempt in attempts]
+    assert results.pop(cancelled).reason is Reason.CANCELLED
+    assert {result.reason for result in results} <= INFRASTRUCTURE
+    assert any("another job of its pack" in result.message for result in results)
+    begun = ledger_of(driver)
+    assert len(begun) == len(set(begun))
+
+
+def test_a_pack_that_goes_on_in_another_pod_may_be_ended_there(open_driver, cluster):
+    """A pod that is being deleted has a successor, whose job began; then the Job fails for the first pod."""
+    cluster.hasty = True
+    driver = open_driver(pack=3, grace_s=20.0)
+    gate = driver.directory / "gate"
+    until_two = (
+        'trap "" TERM; echo 0 >> "$1.ledger"; until grep -q 1 "$1.ledger"; do sleep 0.05; done; exit 1'
+    )
+    attempts = [
+        driver.shell(until_two, str(gate)),
+        *(driver.shell(NUMBERED, str(gate), str(number)) for number in (1, 2)),
+    ]
+    driver.run(*attempts)
+    driver.wait_for(lambda: ledger_of(driver), "the first job of a pack starts")
+    cluster.delete_pod(cluster.objects("pods")[0]["metadata"]["name"])
+    results = [driver.end(attempt) for attempt in attempts]
+    assert [result.reason for result in results][:2] == [Reason.EVICTED, Reason.EVICTED]
+    assert results[2].reason in INFRASTRUCTURE
+    assert ledger_of(driver) == ["0", "1"]
+
+
+def test_an_indexed_pack_tells_each_part_of_its_own_pod(open_driver, cluster):
+    """So that what is told does not grow with the parts."""
+    cluster.instant = True
+    driver = open_driver(pack=2)
+    attempts = [driver.attempt("true") for _ in range(40)]
+    driver.run(*attempts)
+    assert all(driver.end(attempt).ok for attempt in attempts)
+    assert len(driver.watch.statuses) <= 10 * len(attempts)
+
+
+def test_a_token_that_was_rotated_is_read_anew(tmp_path, monkeypatch):
+    """In a pod, whose node replaces the file of its account's token; the library looks once a minute."""
+    account, key = tmp_path / "account", tmp_path / "key"
+    account.mkdir()
+    (account / "namespace").write_text("wf")
+    (account / "token").write_text("first")
+    wish = (
+        "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -subj /CN=fake -addext subjectAltName=IP:127.0.0.1"
+    )
+    files = ["-keyout", key, "-out", account / "ca.crt"]
+    subprocess.run(
+        ["openssl", "req", "-x509", "-nodes", *wish.split(), *files], check=True, capture_output=True
+    )
+    server = FakeCluster(tmp_path)
+    server.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.tls.load_cert_chain(account / "ca.crt", key)
+    with server:
+        monkeypatch.delenv("KUBECONFIG", raising=False)
+        monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+        monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(server.port))
+        monkeypatch.setattr("drawbar_kubernetes.api._ACCOUNT", account)
+        monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(account / "token"))
+        monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(account / "ca.crt"))
+        api = Api(None, None, None)
+        assert api.version() == server.version
+        assert api.namespace == "wf"
+        (account / "token").write_text("second")
+        monkeypatch.setattr(
+            incluster_config, "datetime", SimpleNamespace(datetime=InTwoMinutes, timedelta=timedelta)
+        )
+        assert api.list("jobs", "")[0] == []
+        api.close()
+    assert server.tokens == ["bearer first", "bearer second"]
+
+
+class InTwoMinutes(datetime):
+    @classmethod
+    def now(cls, tz=None):
+        return super().now(tz) + timedelta(minutes=2)

@@ -274,6 +274,40 @@ POD = {"metadata": {"name": "p"}, "spec": {"nodeName": "n"}, "status": {"phase":
         ({"reason": "DeadlineExceeded"}, {}, "timeout"),
         (
             {
+                "reason": "DeadlineExceeded",
+                "message": "Pod was active on the node longer than the specified deadline",
+                "ended": {"exitCode": 137, "reason": "Error"},
+            },
+            {},
+            "timeout",
+        ),
+        ({"reason": "Preempting", "message": "Preempted in order to admit critical pod"}, {}, "evicted"),
+        (
+            {
+                "reason": "NodeLost",
+                "message": "Node n which was running pod p is unresponsive",
+                "phase": "Running",
+                "conditions": [{"type": "Ready", "status": "False"}],
+            },
+            {"deletionTimestamp": "2030-01-01T00:00:00Z"},
+            "node-lost",
+        ),
+        (
+            {
+                "conditions": [
+                    {
+                        "type": "DisruptionTarget",
+                        "status": "True",
+                        "reason": "DeletionByTaintManager",
+                        "message": "Taint manager: deleting due to NoExecute taint",
+                    }
+                ]
+            },
+            {"deletionTimestamp": "2030-01-01T00:00:00Z"},
+            "evicted",
+        ),
+        (
+            {
                 "conditions": [
                     {"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}
                 ]
@@ -302,3 +336,31 @@ def test_a_side_container_does_not_keep_a_job_from_ending():
     ended = {"name": "job", "state": {"terminated": {"exitCode": 0, "reason": "Completed"}}}
     status = {"phase": "Running", "containerStatuses": [{"name": "proxy", "state": {"running": {}}}, ended]}
     assert pods.read({**POD, "status": status}).dead
+
+
+@pytest.mark.parametrize(
+    ("reason", "expected"),
+    [
+        ("CreateContainerConfigError", "rejected"),
+        ("CreateContainerError", "rejected"),
+        ("ErrImagePull", "image"),
+        ("InvalidImageName", "image"),
+        ("ContainerCreating", None),
+    ],
+)
+def test_what_a_pod_waits_for(reason, expected):
+    waiting = {"name": "job", "state": {"waiting": {"reason": reason, "message": "why"}}}
+    pod = pods.read({**POD, "status": {"phase": "Pending", "containerStatuses": [waiting]}})
+    assert (pod.stuck.value if pod.stuck else None) == expected
+    assert (pod.state, pod.message) == (reason, f"{reason}: why")
+
+
+def test_a_node_that_is_lost_leaves_a_pod_that_is_not_dead():
+    """Its job may run on, so that only time, or the pod's deletion, tells."""
+    status = {
+        "phase": "Running",
+        "reason": "NodeLost",
+        "conditions": [{"type": "Ready", "status": "Unknown"}],
+    }
+    pod = pods.read({**POD, "status": status})
+    assert (pod.unready, pod.dead) == (True, False)
