@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -95,12 +96,16 @@ def environment(cluster_missing):
 
 @pytest.fixture
 def cluster(environment, monkeypatch, tmp_path):
-    """The cluster; at the end of the test no Job of drawbar's may be left."""
+    """The cluster, when the pods of earlier tests are gone; at the end no Job of drawbar's may be left."""
     for name in ("KUBECONFIG", "KUBE_ADMIN_CONFIG"):
         monkeypatch.setenv(name, environment[name])
     monkeypatch.setenv("PATH", environment["PATH"].replace("$PATH", os.environ["PATH"]))
     monkeypatch.setenv("DRAWBAR_HOME", str(tmp_path / "home"))
     cluster = Cluster(tmp_path, environment["KUBE_ADMIN_CONFIG"])
+    give_up = time.monotonic() + 120
+    while cluster.objects("pods"):  # they go some time after their Jobs
+        assert time.monotonic() < give_up
+        time.sleep(0.3)
     yield cluster
     left = [each["metadata"]["name"] for each in cluster.objects("jobs")]
     if left:
