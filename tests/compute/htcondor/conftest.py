@@ -56,7 +56,7 @@ class Pool:
         return done.stdout
 
     def wait_for(self, condition: Callable[[], object]) -> None:
-        give_up = time.monotonic() + 60
+        give_up = time.monotonic() + 120
         while not condition():
             assert time.monotonic() < give_up
             time.sleep(0.2)
