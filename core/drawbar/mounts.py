@@ -1,8 +1,10 @@
-"""What a job in an image sees of this machine's files, and what it may not ask to see."""
+"""What a job in an image sees of this machine's files, what it may not, and the permissions of its own."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+from functools import cache
 from pathlib import Path, PurePosixPath
 
 from drawbar.backend import Attempt
@@ -81,3 +83,15 @@ def _forbidden(target: str) -> str | None:
     if path == "/" or any(PurePosixPath(path).is_relative_to(place) for place in ("/proc", "/sys", "/dev")):
         return f"wants to mount something at {target}, which belongs to the container itself"
     return None
+
+
+@cache
+def umask() -> int:
+    """The permissions that this process withholds from its files, and so from those of its jobs."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("Umask:"):
+                return int(line.split()[1], 8)
+    mask = os.umask(0o022)  # the only other way to learn it
+    os.umask(mask)
+    return mask

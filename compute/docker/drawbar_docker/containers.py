@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterator
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 from drawbar.backend import Attempt
 from drawbar.model import JobSpec
-from drawbar.mounts import mounts_of
+from drawbar.mounts import mounts_of, umask
 
 from drawbar_docker import records
 from drawbar_docker.engine import Facts
@@ -96,18 +93,6 @@ def cannot_run(spec: JobSpec) -> str | None:
     if spec.image is None:
         return "it has no image to run in"
     return None
-
-
-@cache
-def umask() -> int:
-    """The permissions that this process withholds from its files, and so from those of its jobs."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("Umask:"):
-                return int(line.split()[1], 8)
-    mask = os.umask(0o022)  # the only other way to learn it
-    os.umask(mask)
-    return mask
 
 
 def _mounts(attempt: Attempt) -> Iterator[dict[str, Any]]:

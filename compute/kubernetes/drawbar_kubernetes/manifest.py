@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import math
 import os
 import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -223,7 +221,7 @@ def _pod(attempts: Sequence[Attempt], options: KubernetesOptions, size: int) -> 
                     _escaped(text)
                     for text in script.arguments(
                         [(each.record, each.spec.resources.walltime_s) for each in attempts],
-                        umask=umask(),
+                        umask=mounts.umask(),
                         grace_s=options.grace_s,
                         size=size,
                     )
@@ -347,15 +345,3 @@ def _below(path: str, place: str) -> bool:
 def _escaped(text: str) -> str:
     """A text that Kubernetes, which replaces `$(NAME)` in commands, leaves as it is."""
     return text.replace("$", "$$")
-
-
-@cache
-def umask() -> int:
-    """The permissions that this process withholds from its files, and so from those of its jobs."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("Umask:"):
-                return int(line.split()[1], 8)
-    mask = os.umask(0o022)  # the only other way to learn it
-    os.umask(mask)
-    return mask
