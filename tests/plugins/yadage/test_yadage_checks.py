@@ -247,6 +247,12 @@ def test_credentials_and_unknown_resources_are_warnings(flow):
     assert "asks for voms_proxy, and drawbar provides no credentials of its own" in second
 
 
+def test_kerberos_is_a_warning_too(flow):
+    text = WORKFLOW.replace("image: generator}", "image: generator, resources: [KRB5Auth]}")
+    (told,) = inspect(flow, text).warnings
+    assert "asks for kerberos, and drawbar provides no credentials of its own" in told
+
+
 def test_selecting_without_depending_is_a_warning(flow):
     text = WORKFLOW.replace("dependencies: [generate]", "dependencies: [init]")
     assert any("without depending on it" in each for each in inspect(flow, text).warnings)

@@ -150,6 +150,18 @@ def test_a_stage_can_wait_for_expressions(flow, stage):
     assert found["b/0"] == {"out": "<work>/b/out"}
 
 
+def test_a_stage_can_wait_for_paths_by_their_full_form(flow, stage):
+    condition = {"dependency_type": "jsonpath_ready", "expressions": ["a"]}
+    files = {"expression_type": "stage-output-selector", "stages": "a", "output": "out"}
+    flow.run(
+        [
+            stage("a", "echo first > {out}"),
+            stage("b", "cat {x} > {out}", needs=condition, parameters={"x": files}),
+        ]
+    )
+    assert flow.text("b/out") == "first\n"
+
+
 def test_a_stage_that_depends_on_the_initial_data_runs_without_any(flow, stage):
     assert "a/0" in flow.run([stage("a", needs=["init"])])
 
