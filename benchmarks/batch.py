@@ -6,7 +6,11 @@ whether a job was lost or done twice, and how long after its end somebody knew o
 
 from __future__ import annotations
 
+import re
 import shutil
+import subprocess
+import sys
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -123,3 +127,22 @@ def drawbar(directory: Path, jobs: int, backend: str, settings: str, ledger: Led
         known={number: float(time) for number, time in known.items()},
         cpu_s=usage.own,
     )
+
+
+def known_by_snakemake(process: subprocess.Popen[str], jobs: int) -> dict[str, float]:
+    """When snakemake said of each job, by its wildcard n, that it ended; exits with its log if it failed."""
+    names: dict[str, str] = {}
+    known: dict[str, float] = {}
+    number, log = "", []
+    assert process.stderr is not None
+    for line in process.stderr:
+        log.append(line)
+        if match := re.match(r"\s+jobid: (\d+)", line):
+            number = match[1]
+        elif match := re.match(r"\s+wildcards: n=(\d+)", line):
+            names[number] = match[1]
+        elif (match := re.search(r"Finished jobid: (\d+)", line)) and match[1] in names:
+            known[names[match[1]]] = time.time()
+    if process.wait() or len(known) != jobs:
+        sys.exit("snakemake failed:\n" + "".join(log[-40:]))
+    return known

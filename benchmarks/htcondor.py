@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import resource
 import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -111,20 +109,7 @@ def snakemake(directory: Path, jobs: int, python: str) -> Outcome:
         stderr=subprocess.PIPE,
         text=True,
     )
-    names: dict[str, str] = {}
-    known: dict[str, float] = {}
-    number, said = "", []
-    assert process.stderr is not None
-    for line in process.stderr:
-        said.append(line)
-        if match := re.match(r"\s+jobid: (\d+)", line):
-            number = match[1]
-        elif match := re.match(r"\s+wildcards: n=(\d+)", line):
-            names[number] = match[1]
-        elif (match := re.search(r"Finished jobid: (\d+)", line)) and match[1] in names:
-            known[names[match[1]]] = time.time()
-    if process.wait() or len(known) != jobs:
-        sys.exit("snakemake failed:\n" + "".join(said[-40:]))
+    known = batch.known_by_snakemake(process, jobs)
     cpu = _cpu_s() - before
     return Outcome("snakemake --executor htcondor", jobs, began, ledger.ends(), known, _calls(log), cpu)
 

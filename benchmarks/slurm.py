@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import resource
 import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -93,20 +91,7 @@ def snakemake(directory: Path, jobs: int, python: str) -> Outcome:
         stderr=subprocess.PIPE,
         text=True,
     )
-    names: dict[str, str] = {}
-    known: dict[str, float] = {}
-    number, log = "", []
-    assert process.stderr is not None
-    for line in process.stderr:
-        log.append(line)
-        if match := re.match(r"\s+jobid: (\d+)", line):
-            number = match[1]
-        elif match := re.match(r"\s+wildcards: n=(\d+)", line):
-            names[number] = match[1]
-        elif (match := re.search(r"Finished jobid: (\d+)", line)) and match[1] in names:
-            known[names[match[1]]] = time.time()
-    if process.wait() or len(known) != jobs:
-        sys.exit("snakemake failed:\n" + "".join(log[-40:]))
+    known = batch.known_by_snakemake(process, jobs)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return Outcome("snakemake --executor slurm", jobs, began, ledger.ends(), known, counted.calls(), cpu)
