@@ -12,6 +12,7 @@ import importlib
 import json
 import os
 import random
+import re
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,10 +23,13 @@ from urllib.parse import quote, urlencode
 from drawbar.errors import BackendError
 
 REMEDY = "name a kubeconfig with KUBECONFIG or `kubeconfig` in [backends.kubernetes] of drawbar.toml"
+ROLE = "give the account the Role in docs/reference/kubernetes-role.yaml"
 JOBS, PODS = "jobs", "pods"
 """What is watched."""
 
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+_NO_RIGHT = re.compile(r"\bcannot \w+ resource\b")
+"""How a server says that the account lacks a right; what it forbids otherwise sounds different."""
 _GROUPS = {JOBS: "/apis/batch/v1", PODS: "/api/v1"}
 _PAGE = 500
 _DELETIONS = 100
@@ -54,6 +58,11 @@ class ApiError(BackendError):
     def conflict(self) -> bool:
         """Whether an object of that name is there already."""
         return self.status == 409
+
+    @property
+    def forbidden(self) -> bool:
+        """Whether it does not know the caller, or the caller's right: so while it starts, or for good."""
+        return self.status == 401 or (self.status == 403 and _NO_RIGHT.search(str(self)) is not None)
 
     @property
     def expired(self) -> bool:
@@ -280,7 +289,7 @@ class Api:
         self.calls[verb] = self.calls.get(verb, 0) + 1
         if answer.status < 400:
             return answer
-        raise _refusal(answer)
+        raise _refusal(answer, f"{method} {path}")
 
     def _connection(self) -> Any:
         with self._connecting:
@@ -322,13 +331,17 @@ def _in_cluster() -> bool:
     return "KUBECONFIG" not in os.environ and (_ACCOUNT / "token").exists()
 
 
-def _refusal(answer: Any) -> ApiError:
+def _refusal(answer: Any, call: str) -> ApiError:
     data = answer.data
     answer.release_conn()
     try:
         message = str(json.loads(data)["message"])
     except (ValueError, KeyError, TypeError):
         message = data.decode(errors="replace").strip()[:500] or f"HTTP status {answer.status}"
+    if answer.status == 401:
+        message = f"{message}: the credentials of the kubeconfig are not accepted for {call}; renew them"
+    elif _NO_RIGHT.search(message):
+        message = f"{message}; {ROLE}"
     after = answer.headers.get("Retry-After", "")
     return ApiError(answer.status, message, float(after) if after.isdecimal() else None)
 

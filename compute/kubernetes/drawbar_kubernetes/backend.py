@@ -27,7 +27,7 @@ from drawbar_kubernetes.api import JOBS, PODS, Api
 from drawbar_kubernetes.follow import Follower, apply_job
 from drawbar_kubernetes.launch import Launcher
 from drawbar_kubernetes.options import KubernetesHints, KubernetesOptions, wanted
-from drawbar_kubernetes.parcels import Parcel, Phase
+from drawbar_kubernetes.parcels import Parcel, Phase, parcel_of
 from drawbar_kubernetes.results import View
 
 _INDEXES = (1, 24)
@@ -39,8 +39,8 @@ _INDEXED = 1000
 class KubernetesBackend(Backend):
     """Runs each job in a pod of a cluster.
 
-    The name of a Job is written down before it is made, so that a repeated call is one Job. They outlive the
-    driver, and a driver in a pod is as good as one outside.
+    The name of a Job follows from its attempts, so that a repeated call is one Job. They outlive the driver,
+    and a driver in a pod is as good as one outside.
     """
 
     name: ClassVar[str] = "kubernetes"
@@ -213,23 +213,8 @@ class KubernetesBackend(Backend):
         size = manifest.pack_of(group[0].spec, self.options)
         indexed = self._indexes and 1 < size < len(group)
         step = size * (_INDEXED // size or 1) if indexed else size
-        return [
-            self._parcel(group[start : start + step], size, indexed=indexed)
-            for start in range(0, len(group), step)
-        ]
-
-    def _parcel(self, attempts: Sequence[Attempt], size: int, *, indexed: bool = False) -> Parcel:
-        """A new Job for attempts, whose name is written down before it is made."""
-        name = manifest.new_name(attempts[0].tag)
-        for place, attempt in enumerate(attempts):
-            records.set_parcel(attempt.record, name, part=place // size if len(attempts) > 1 else None)
-        return Parcel(
-            name,
-            {each.tag: each for each in attempts},
-            {each.tag: place // size for place, each in enumerate(attempts)},
-            size=min(size, len(attempts)),
-            indexed=indexed,
-        )
+        parcels = [group[start : start + step] for start in range(0, len(group), step)]
+        return [parcel_of(attempts, min(size, len(attempts)), indexed=indexed) for attempts in parcels]
 
     # going on with what an earlier driver began
 
@@ -241,38 +226,36 @@ class KubernetesBackend(Backend):
         over one by one; should the pack arrive after all, whoever comes later runs nothing.
         """
         follower = self._followed
-        rest = []
-        for attempt in attempts:
-            if (found := results.by_record(attempt)) is not None:
-                follower.end(attempt, records.parcel(attempt.record), found)
-            else:
-                rest.append(attempt)
-        if not rest:
-            return
-        runs = {attempt.run for attempt in rest}
+        runs = {attempt.run for attempt in attempts}
         selector = ",".join(
             [manifest.SELECTOR, *(f"{manifest.RUN}={manifest.label(run)}" for run in runs if len(runs) == 1)]
         )
         jobs = _by_job(self._api.list(JOBS, selector)[0])
         found_pods = _by_job(self._api.list(PODS, selector)[0])
+        names = {
+            tag: name
+            for found in (found_pods, jobs)
+            for name, objects in found.items()
+            for each in objects
+            for tag in manifest.parts_of(each)
+        }
         groups: dict[str, list[Attempt]] = {}
-        for attempt in rest:
-            groups.setdefault(records.parcel(attempt.record), []).append(attempt)
-        for name, group in groups.items():
-            if name in jobs or name in found_pods:
-                self._go_on(name, group, jobs.get(name, ()), found_pods.get(name, ()))
+        for attempt in attempts:
+            name = names.get(attempt.tag, "")
+            if (ended := results.by_record(attempt)) is not None:
+                follower.end(attempt, name, ended)
+            elif name:
+                groups.setdefault(name, []).append(attempt)
             else:
-                for attempt in group:
-                    self._again(attempt)
+                self._again(attempt)
+        for name, group in groups.items():
+            self._go_on(name, group, jobs.get(name, ()), found_pods.get(name, ()))
 
     def _go_on(self, name: str, group: Sequence[Attempt], jobs: Sequence[Any], found: Sequence[Any]) -> None:
         follower = self._followed
-        parts = {each.tag: records.part(each.record) or 0 for each in group}
+        parts = manifest.parts_of([*found, *jobs][-1])
         parcel = Parcel(name, {each.tag: each for each in group}, parts, phase=Phase.CREATED)
-        parcel.size = 2 if records.part(group[0].record) is not None else 1
-        for attempt in group:
-            if reason := records.stop(attempt.record):
-                parcel.stops[attempt.tag] = (reason, "")
+        parcel.size = 1 if len(parts) == 1 else 2
         with follower.lock:
             parcel = follower.table.add(parcel)
             for job in jobs:
@@ -281,8 +264,9 @@ class KubernetesBackend(Backend):
                 parcel.over = "its Job was deleted by somebody else"
             for pod in found:
                 follower.heard(parcel, pods.read(pod))
-        if parcel.stops:
-            follower.discard([name])
+        for attempt in group:
+            if reason := records.stop(attempt.record):
+                follower.stop(parcel, reason, "", {attempt.tag})
         follower.watch_over(parcel)
         follower.look(parcel)
 
@@ -291,8 +275,7 @@ class KubernetesBackend(Backend):
         start, stop = records.start(attempt.record), records.stop(attempt.record)
         if start is None and stop is None:
             self._write_job(attempt)
-            name = records.parcel(attempt.record) if records.part(attempt.record) is None else ""
-            parcel = Parcel(name, {attempt.tag: attempt}) if name else self._parcel([attempt], 1)
+            parcel = parcel_of([attempt])
             with follower.lock:
                 follower.table.add(parcel)
             self._launcher.queue(parcel)
@@ -302,7 +285,7 @@ class KubernetesBackend(Backend):
             view = View(pods={start.pod: pods.Pod(name=start.pod, gone=True)}, complete=True)
         found = results.look(attempt, view, (stop, "") if stop else None, patient=False)
         if found is not None:
-            follower.end(attempt, records.parcel(attempt.record), found)
+            follower.end(attempt, "", found)
 
 
 def _give(record: str, user: int, group: int) -> None:

@@ -252,34 +252,61 @@ class Follower:
         """See to a parcel that may be in trouble, or of whose progress nobody tells."""
         options = self._options
         with self.lock:
-            pod = parcel.pod
             if not parcel.attempts or parcel.phase is not Phase.CREATED:
                 self._restless.discard(parcel)
                 return
-            stuck = pod.stuck if pod else None
-            image_s = parcel.lasts("stuck", stuck)
-            node_s = parcel.lasts("unready", pod and pod.unready)
+            found = [pod for pod in parcel.pods.values() if not pod.dead]
+            stuck = [
+                pod for pod in found if parcel.lasts(f"stuck {pod.name}", pod.stuck) > options.image_wait_s
+            ]
+            silent = [
+                pod for pod in found if parcel.lasts(f"silent {pod.name}", pod.unready) > options.node_wait_s
+            ]
             alone_s = parcel.lasts("alone", not parcel.pods)
             stops = any(tag in parcel.stops for tag in parcel.attempts)
             stop_s = parcel.lasts("stopping", stops)
-            dead = parcel.over is not None or (pod is not None and pod.dead)
-            unexplained = not pod and not parcel.note
-            if not (stuck or (pod and pod.unready) or unexplained or stops or dead or parcel.packed):
+            dead = parcel.over is not None or len(found) < len(parcel.pods)
+            unexplained = not parcel.pods and not parcel.note
+            trouble = any(pod.stuck or pod.unready for pod in found)
+            if not (trouble or unexplained or stops or dead or parcel.packed):
                 self._restless.discard(parcel)
-        if pod and stuck and image_s > options.image_wait_s:
-            self.stop(parcel, stuck, pod.message or pod.waiting)
-        elif pod and node_s > options.node_wait_s:
-            for attempt in list(parcel.attempts.values()):
-                message = f"its node {pod.node} does not answer"
-                self.end(attempt, parcel.name, results.result(attempt, Reason.NODE_LOST, message, pod=pod))
-            self.discard([parcel.name])
-        elif stops and stop_s > _AGAIN_S:  # somebody may have kept it from being deleted
+        for pod in stuck:
+            tags = {tag for tag, part in parcel.parts.items() if part == (pod.part or 0)}
+            self.stop(parcel, pod.stuck or Reason.IMAGE, pod.message or pod.waiting, tags)
+        for pod in silent:
+            self._lose(parcel, pod)
+        if stops and stop_s > _AGAIN_S:  # somebody may have kept it from being deleted
             parcel.lasts("stopping", False)
             self.discard([parcel.name])
         if dead or stops or parcel.packed:
             self.look_later(parcel)
         elif alone_s > _NO_POD_S and not parcel.note:
             self.later(self._explain, parcel)
+
+    def _lose(self, parcel: Parcel, pod: Pod) -> None:
+        """A pod's node is silent: what began in it is lost, and what could only begin in it does not.
+
+        Its cluster deletes a pod on such a node (after 5 minutes, by default), which ends it should the node
+        come back.
+        """
+        with self.lock:
+            part = pod.part or 0
+            attempts = parcel.in_parts().get(part, [])
+            others = any(
+                not each.dead and each.name != pod.name
+                for each in parcel.pods_by_part().get(part, {}).values()
+            )
+        for attempt in attempts:
+            start = records.start(attempt.record)
+            if start is None or start.closed:
+                lost = not others and records.close(attempt.record)
+            else:
+                lost = start.pod == pod.name
+            if lost:
+                message = f"its node {pod.node} does not answer"
+                self.end(attempt, parcel.name, results.result(attempt, Reason.NODE_LOST, message, pod=pod))
+        if not parcel.attempts:
+            self.discard([parcel.name])
 
     def _explain(self, parcel: Parcel) -> None:
         """Say why there is no pod, as when a quota is used up."""
@@ -290,7 +317,10 @@ class Follower:
             self.tell(parcel)
 
     def stop(self, parcel: Parcel, reason: Reason, message: str, tags: Iterable[str] | None = None) -> None:
-        """Have attempts of a parcel ended for a reason; the first one counts."""
+        """Have attempts of a parcel ended for a reason; the first one counts.
+
+        Those that have not begun cannot any more, and leave the others of their pack alone.
+        """
         with self.lock:
             new = [
                 attempt
@@ -299,16 +329,18 @@ class Follower:
             ]
             for attempt in new:
                 parcel.stops[attempt.tag] = (reason, message)
-            if new and parcel.attempts.keys() - parcel.stops.keys():
-                parcel.over = parcel.over or results.TAKEN_ALONG
         for attempt in new:
             with contextlib.suppress(OSError):  # then a later driver takes it for evicted
                 records.set_stop(attempt.record, reason)
-        if parcel.phase is Phase.CREATED and new:
+                if records.close(attempt.record):
+                    self.end(attempt, parcel.name, results.result(attempt, reason, message))
+        with self.lock:
+            if parcel.unwanted and parcel.attempts.keys() - parcel.stops.keys():
+                parcel.over = parcel.over or results.TAKEN_ALONG
+        if parcel.phase is Phase.CREATED and new and parcel.unwanted:
             self.look_later(parcel)
             self.discard([parcel.name])
             self.watch_over(parcel)
-            self._wake.set()
 
     def discard(self, names: Iterable[str]) -> None:
         """Have Jobs deleted that nobody needs any more."""

@@ -51,26 +51,26 @@ class Launcher:
 
     def _launch(self, parcel: Parcel) -> None:
         pause = _PAUSE_S
-        known_by: float | None = None
+        refused_until: float | None = None
         while not self._closing.is_set():
             try:
                 with self._follower.lock:
-                    attempts = [each for tag, each in parcel.attempts.items() if tag not in parcel.stops]
+                    attempts = list(parcel.attempts.values())
                     parcel.phase = Phase.LAUNCHING
                 if not attempts:
-                    break
+                    return  # all were stopped
                 made = self._create(parcel, attempts)
             except ApiError as error:
                 now = time.monotonic()
-                if error.status in (401, 403):
-                    known_by = known_by or now + _STARTING_S
-                starting = known_by is not None and now < known_by
+                if error.forbidden:
+                    refused_until = refused_until or now + _STARTING_S
+                starting = refused_until is not None and now < refused_until
                 if not (error.transient or starting or "exceeded quota" in str(error)):
                     self._end(parcel, f"the cluster refused it: {error}")
                     return
                 self._wait(parcel, str(error))
             except BackendError as error:
-                known_by = None
+                refused_until = None
                 self._wait(parcel, str(error))
             except Exception as error:
                 self._end(parcel, f"it cannot be launched: {error!r}")
@@ -80,11 +80,9 @@ class Launcher:
                 return
             self._closing.wait(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_S)
-        if not self._closing.is_set():
-            for attempt in list(parcel.attempts.values()):
-                self._follower.end(attempt, parcel.name, results.result(attempt, *parcel.stops[attempt.tag]))
 
     def _create(self, parcel: Parcel, attempts: Sequence[Attempt]) -> dict[str, Any]:
+        """The Job as the cluster has it; an `ApiError` with status 409 when that is somebody else's."""
         body = manifest.job(
             attempts, self._options, name=parcel.name, size=parcel.size, indexed=parcel.indexed
         )
@@ -94,18 +92,30 @@ class Launcher:
         except ApiError as error:
             if not error.conflict:
                 raise
-            return self._api.get(JOBS, parcel.name)  # made by a call whose answer was lost
+            return self._there_already(parcel, attempts)
         if not self.ignored:
             self.ignored = list(manifest.dropped(body, made))
         return made
 
+    def _there_already(self, parcel: Parcel, attempts: Sequence[Attempt]) -> dict[str, Any]:
+        """The Job of that name, made by a call whose answer was lost."""
+        try:
+            found = self._api.get(JOBS, parcel.name)
+        except ApiError as error:
+            if error.not_found:
+                raise BackendError(f"the Job {parcel.name} was deleted meanwhile", transient=True) from error
+            raise
+        if not manifest.runs(found, attempts):
+            raise ApiError(409, f"there is a Job {parcel.name} already, and it is not of this run; delete it")
+        return found
+
     def _made(self, parcel: Parcel, made: dict[str, Any]) -> None:
         with self._follower.lock:
             parcel.phase, parcel.created, parcel.note = Phase.CREATED, time.monotonic(), ""
-            stops = dict(parcel.stops)
+            parcel.parts = manifest.parts_of(made)
         self._follower.hear_job("ADDED", made)
         self._follower.watch_over(parcel)
-        if stops:
+        if parcel.unwanted:
             self._follower.discard([parcel.name])
         self._follower.look_later(parcel)
 

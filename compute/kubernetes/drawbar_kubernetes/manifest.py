@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import os
 import re
-import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -34,23 +34,42 @@ STEP = "drawbar.step"
 JOB = "drawbar.job"
 """Labels of every Job and pod: the attempt's tag (a pack has none), the run, the step, the Job's name."""
 RECORD = "drawbar.record"
-"""Annotation: the attempt's directory."""
+"""Annotation: the directory of the attempt, or of the first of a pack."""
+TAGS = "drawbar.tags"
+"""Annotation: a list, in JSON, with a list for each pod of the tags of its attempts, in their order."""
 NETWORK = "drawbar.network"
 """Label of pods that need no network, by which a site's network policy may keep them from it."""
 QUEUE = "kueue.x-k8s.io/queue-name"
 
 _FETCH_S = 3600
 """How long images may take before the cluster itself ends a pod that has a wall time."""
-_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,36}[a-z0-9])?")
+_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,49}[a-z0-9])?")
 
 
-def new_name(tag: str) -> str:
-    """A name for the Job of an attempt, which is then written down; short enough for the names of its pods.
+def name_of(tags: Sequence[str]) -> str:
+    """The name of the Job that runs these attempts, short enough for those of its pods.
 
-    It is new each time: somebody else's run in the same namespace may have the same tags.
+    Tags are unique, so a second creation is a conflict, whoever asks for it.
     """
-    readable = tag if _NAME.fullmatch(tag) else f"db-{hashlib.sha256(tag.encode()).hexdigest()[:32]}"
-    return f"{readable}-{secrets.token_hex(4)}"
+    if len(tags) == 1 and _NAME.fullmatch(tags[0]):
+        return tags[0]
+    return f"db-{hashlib.sha256(json.dumps(tags).encode()).hexdigest()[:32]}"
+
+
+def parts_of(found: Mapping[str, Any]) -> dict[str, int]:
+    """The tags of the attempts that a Job or a pod runs, and in which of the Job's pods each is."""
+    try:
+        parts = json.loads((found["metadata"].get("annotations") or {})[TAGS])
+        return {str(tag): number for number, part in enumerate(parts) for tag in part}
+    except (KeyError, TypeError, ValueError):
+        return {}
+
+
+def runs(found: Mapping[str, Any], attempts: Sequence[Attempt]) -> bool:
+    """Whether a Job is the one of these attempts, which are of one run, and not somebody else's."""
+    record = str((found["metadata"].get("annotations") or {}).get(RECORD, ""))
+    beside = Path(record).parent == Path(attempts[0].record).parent
+    return beside and {attempt.tag for attempt in attempts} <= parts_of(found).keys()
 
 
 def label(text: str) -> str:
@@ -140,7 +159,7 @@ def job(
     """
     first = attempts[0]
     spec = first.spec
-    metadata = _metadata(attempts, options, name)
+    metadata = _metadata(attempts, options, name, size)
     pod = template.merge({"metadata": metadata, "spec": _pod(attempts, options, size)}, options.pod_template)
     body: dict[str, Any] = {
         "backoffLimit": 0,
@@ -173,7 +192,9 @@ def dropped(sent: Any, kept: Any, where: str = "") -> Iterator[str]:
             yield from dropped(value, other, f"{where}[{index}]")
 
 
-def _metadata(attempts: Sequence[Attempt], options: KubernetesOptions, name: str) -> dict[str, Any]:
+def _metadata(
+    attempts: Sequence[Attempt], options: KubernetesOptions, name: str, size: int
+) -> dict[str, Any]:
     first = attempts[0]
     labels = {
         **options.labels,
@@ -188,10 +209,13 @@ def _metadata(attempts: Sequence[Attempt], options: KubernetesOptions, name: str
         labels[NETWORK] = "none"
     if options.queue:
         labels[QUEUE] = options.queue
+    tags = [each.tag for each in attempts]
+    parts = [tags[start : start + size] for start in range(0, len(tags), size)]
     annotations = {
         "sidecar.istio.io/inject": "false",  # a mesh's sidecar would keep the pod from ending
         **options.annotations,
         RECORD: first.record,
+        TAGS: json.dumps(parts, separators=(",", ":")),
     }
     return {"labels": {key: value for key, value in labels.items() if value}, "annotations": annotations}
 

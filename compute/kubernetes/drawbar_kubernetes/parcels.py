@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
 from drawbar.backend import Attempt, JobStatus
 from drawbar.model import JobState
 
+from drawbar_kubernetes import manifest
 from drawbar_kubernetes.pods import Pod
 from drawbar_kubernetes.results import Stop
 
@@ -27,7 +28,7 @@ class Parcel:
     """A Job, with the attempts in it that have not ended. Changed under the backend's lock.
 
     `attempts` by tag. `size` of them run in one pod, one after another; an `indexed` Job has a pod for
-    each such part, and `parts` says which an attempt is in.
+    each such part, and `parts` says, once it is made, which an attempt is in.
     """
 
     name: str
@@ -57,9 +58,9 @@ class Parcel:
         return self.size > 1
 
     @property
-    def pod(self) -> Pod | None:
-        """The pod that tells most: one that is not dead, else the last."""
-        return _telling(self.pods.values())
+    def unwanted(self) -> bool:
+        """Whether its Job is to be deleted: to end an attempt that has begun, or since there is none left."""
+        return not self.attempts or not self.attempts.keys().isdisjoint(self.stops)
 
     def in_parts(self) -> dict[int, list[Attempt]]:
         """The attempts of each part, in the order in which they run."""
@@ -106,6 +107,12 @@ class Parcel:
             self.since.pop(what, None)
             return 0.0
         return time.monotonic() - self.since.setdefault(what, time.monotonic())
+
+
+def parcel_of(attempts: Sequence[Attempt], size: int = 1, *, indexed: bool = False) -> Parcel:
+    """A Job that is to be made for attempts."""
+    tags = {attempt.tag: attempt for attempt in attempts}
+    return Parcel(manifest.name_of(list(tags)), tags, size=size, indexed=indexed)
 
 
 def _telling(pods: Iterable[Pod]) -> Pod | None:

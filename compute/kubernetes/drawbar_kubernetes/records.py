@@ -1,7 +1,6 @@
 """What is kept of an attempt in its own directory, beside the job's logs.
 
     job      what to run, made by the driver; the directory itself is the driver's claim
-    parcel   the name of the Job that runs it, written before that is made
     started  which pod began it, made by the pod; or by a driver that found it not begun, so that it
              cannot begin any more
     stop     why drawbar asked it to end
@@ -68,23 +67,6 @@ def set_job(record: str, text: str) -> None:
     """What the attempt is to run. Raises OSError."""
     data = text.encode("utf-8", "surrogateescape")
     _write(record, "job", data, os.replace)
-
-
-def set_parcel(record: str, name: str, *, part: int | None = None) -> None:
-    """The attempt is going to be run by a Job of this name, in this part of a pack. Raises OSError."""
-    text = f"name={name}\n" if part is None else f"name={name}\npart={part}\n"
-    _write(record, "parcel", text.encode(), os.replace)
-
-
-def parcel(record: str) -> str:
-    """The name of the Job that runs it; empty while none was to."""
-    return _values(_read(record, "parcel") or "").get("name", "")
-
-
-def part(record: str) -> int | None:
-    """Which part of a pack it is in; the attempts of a part run one after another."""
-    number = _number(_values(_read(record, "parcel") or "").get("part"))
-    return None if number is None else int(number)
 
 
 def close(record: str) -> bool:

@@ -38,6 +38,11 @@ KEPT = 20_000
 NEWER = ("completionMode", "suspend", "podFailurePolicy")
 """Fields of a Job that a server of version 1.20 leaves out."""
 
+NO_RIGHT = (
+    'jobs.batch is forbidden: User "fake" cannot create resource "jobs" in API group "batch" in the '
+    'namespace "wf"'
+)
+
 
 class FakeCluster:
     """Start it with `with`. The attributes are switches; the methods do what somebody else would do."""
@@ -51,6 +56,7 @@ class FakeCluster:
         self.quota = 0  # how many more Jobs are refused because a quota is used up
         self.busy = 0  # how many more calls are answered with 429
         self.deaf = 0  # how many creations are carried out and not answered
+        self.refusing = 0  # the status with which creations are refused: 401 or 403, as while a server starts
         self.forbidden: set[str] = set()
         self.left_out: tuple[str, ...] = ()  # fields of a Job that it does not know
         self.moved = ("", "")  # a directory, and where containers are that believe to see it
@@ -233,6 +239,8 @@ class FakeCluster:
             name = job["metadata"]["name"]
             if name in self._objects["jobs"]:
                 return 409, refused(f'jobs.batch "{name}" already exists')
+            if self.refusing:
+                return self.refusing, refused("Unauthorized" if self.refusing == 401 else NO_RIGHT)
             if self.quota > 0:
                 self.quota -= 1
                 return 403, refused(

@@ -15,6 +15,7 @@ from behaviour import Behaviour, ledger_of, pod_of, running
 from drawbar.model import INFRASTRUCTURE, JobState, Reason
 from drawbar.testing import BackendContract
 from drawbar.testing.driver import Driver
+from drawbar_kubernetes import manifest
 from drawbar_kubernetes.api import Api
 from drawbar_kubernetes.backend import KubernetesBackend
 from fake_cluster import FakeCluster
@@ -134,6 +135,82 @@ def test_a_busy_server_is_obeyed(open_driver, cluster):
     assert driver.end(attempt).ok
 
 
+@pytest.mark.parametrize(("status", "word"), [(401, "renew"), (403, "kubernetes-role.yaml")])
+def test_a_server_that_starts_knows_nobody_yet(open_driver, cluster, status, word):
+    """While it reads accounts and roles it refuses what it will allow."""
+    driver = open_driver()
+    cluster.refusing = status
+    attempt = driver.shell("exit 4")
+    driver.run(attempt)
+    driver.wait_for(
+        lambda: any(word in each.message for each in driver.watch.of(attempt)), "it is told while it waits"
+    )
+    cluster.refusing = 0
+    assert driver.end(attempt).exit_code == 4
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (401, ("POST", "/namespaces/wf/jobs", "kubeconfig")),
+        (403, ("create", "jobs", "namespace", "kubernetes-role.yaml")),
+    ],
+)
+def test_a_right_that_is_missing_for_good_ends_the_job(open_driver, cluster, monkeypatch, status, words):
+    monkeypatch.setattr("drawbar_kubernetes.launch._STARTING_S", 0.5)
+    driver = open_driver()
+    cluster.refusing = status
+    attempt = driver.shell("exit 0")
+    driver.run(attempt)
+    result = driver.end(attempt)
+    assert result.reason is Reason.REJECTED
+    assert all(word in result.message for word in words)
+
+
+def test_a_job_of_that_name_that_is_somebody_elses_is_an_error(open_driver, cluster):
+    """It is neither taken for ours, nor touched."""
+    driver = open_driver()
+    attempt = driver.shell("exit 0")
+    foreign = {
+        "metadata": {"name": manifest.name_of([attempt.tag]), "labels": {"app": "other"}},
+        "spec": {"suspend": True},
+    }
+    cluster.create(foreign, "wf")
+    driver.run(attempt)
+    result = driver.end(attempt)
+    assert result.reason is Reason.REJECTED
+    assert "not of this run" in result.message
+    driver.call(driver.backend.forget, [attempt])
+    driver.close()
+    assert [each["metadata"]["labels"] for each in cluster.objects("jobs")] == [{"app": "other"}]
+
+
+def test_a_job_that_is_deleted_as_soon_as_it_was_made_is_repeated(open_driver, cluster, monkeypatch):
+    """Its creation is not answered, and when it is made again somebody deletes it before it is looked at.
+
+    By then a watch may have told of the deletion, which loses the attempt; else its Job is made again.
+    """
+    cluster.deaf, cluster.pods_wanted, seen = 1, False, []
+    look = Api.get
+
+    def get(api, kind, name):
+        if not seen:
+            seen.append(name)
+            cluster.delete_job(name)
+            cluster.pods_wanted = True
+        return look(api, kind, name)
+
+    monkeypatch.setattr(Api, "get", get)
+    driver = open_driver()
+    (driver.directory / "gate").touch()
+    attempt = driver.gated(driver.directory / "gate")
+    driver.run(attempt)
+    result = driver.end(attempt)
+    assert result.reason in (None, Reason.LOST)
+    assert seen == [manifest.name_of([attempt.tag])]
+    assert len(ledger_of(driver)) == result.ok
+
+
 def test_a_quota_that_is_used_up_is_waited_for(open_driver, cluster):
     driver = open_driver()
     cluster.quota = 1
@@ -215,6 +292,27 @@ def test_a_node_that_does_not_answer(open_driver, cluster):
     (attempt,) = running(driver)
     cluster.lose_node(pod_of(cluster, attempt))
     assert driver.end(attempt).reason is Reason.NODE_LOST
+
+
+def test_a_node_that_does_not_answer_takes_only_its_own_part(open_driver, cluster):
+    """What began in its pod is lost, with what could begin only there; other pods of the Job go on."""
+    driver = open_driver(node_wait_s=1.0, pack=2)
+    gate = driver.directory / "gate"
+    attempts = [driver.shell(NUMBERED, str(gate), str(number)) for number in range(6)]
+    driver.run(*attempts)
+    driver.wait_for(lambda: len(ledger_of(driver)) == 3, "the first of each part starts")
+    (job,) = cluster.objects("jobs")
+    assert job["spec"]["completions"] == 3
+    (pod,) = [
+        each["metadata"]["name"]
+        for each in cluster.objects("pods")
+        if each["metadata"]["annotations"]["batch.kubernetes.io/job-completion-index"] == "1"
+    ]
+    cluster.lose_node(pod)
+    assert [driver.end(attempt).reason for attempt in attempts[2:4]] == [Reason.NODE_LOST] * 2
+    gate.touch()
+    assert all(driver.end(attempts[number]).ok for number in (0, 1, 4, 5))
+    assert sorted(ledger_of(driver)) == ["0", "1", "2", "4", "5"]
 
 
 def test_kueue_holds_a_job_back(open_driver, cluster):
@@ -358,16 +456,14 @@ NUMBERED = 'echo "$2" >> "$1.ledger"; while [ ! -e "$1" ]; do sleep 0.05; done'
 
 
 @pytest.mark.parametrize("indexed", [False, True])
-@pytest.mark.parametrize("cancelled", [0, 1], ids=["begun", "waiting"])
-def test_a_cancelled_job_of_a_pack_takes_others_along_as_infrastructure(
-    open_driver, cluster, cancelled, indexed
-):
+def test_a_cancelled_job_of_a_pack_takes_others_along_as_infrastructure(open_driver, cluster, indexed):
     """What drawbar takes along is not cancelled: those are repeated, and run once more at most."""
     driver = open_driver(pack=3)
     gate = driver.directory / "gate"
     attempts = [driver.shell(NUMBERED, str(gate), str(number)) for number in range(6 if indexed else 3)]
     driver.run(*attempts)
     driver.wait_for(lambda: ledger_of(driver), "the first job of a pack starts")
+    cancelled = int(ledger_of(driver)[0])
     driver.cancel(attempts[cancelled])
     results = [driver.end(attempt) for attempt in attempts]
     assert results.pop(cancelled).reason is Reason.CANCELLED
@@ -375,6 +471,38 @@ def test_a_cancelled_job_of_a_pack_takes_others_along_as_infrastructure(
     assert any("another job of its pack" in result.message for result in results)
     begun = ledger_of(driver)
     assert len(begun) == len(set(begun))
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+def test_a_cancelled_job_of_a_pack_that_waits_leaves_the_others_alone(open_driver, cluster, indexed):
+    driver = open_driver(pack=3)
+    gate = driver.directory / "gate"
+    attempts = [driver.shell(NUMBERED, str(gate), str(number)) for number in range(6 if indexed else 3)]
+    driver.run(*attempts)
+    driver.wait_for(lambda: ledger_of(driver), "the first job of a pack starts")
+    driver.cancel(attempts[1])
+    assert driver.end(attempts[1]).reason is Reason.CANCELLED
+    gate.touch()
+    rest = [number for number in range(len(attempts)) if number != 1]
+    assert all(driver.end(attempts[number]).ok for number in rest)
+    assert sorted(map(int, ledger_of(driver))) == rest
+    assert len(cluster.objects("jobs")) == 1
+
+
+def test_a_pack_is_made_without_what_was_cancelled_before(open_driver, cluster):
+    cluster.refusing = 403
+    driver = open_driver(pack=2)
+    attempts = [driver.gated(driver.directory / "gate", number) for number in range(5)]
+    driver.run(*attempts)
+    driver.wait_for(lambda: any("cannot" in each.message for each in driver.watch.statuses), "it waits")
+    driver.cancel(attempts[0])
+    assert driver.end(attempts[0]).reason is Reason.CANCELLED
+    (driver.directory / "gate").touch()
+    cluster.refusing = 0
+    assert [driver.end(attempt).exit_code for attempt in attempts[1:]] == [1, 2, 3, 4]
+    (job,) = cluster.objects("jobs")
+    assert sorted(manifest.parts_of(job)) == sorted(attempt.tag for attempt in attempts[1:])
+    assert not any(path.endswith("/jobs") for verb, path in cluster.calls if verb == "DELETE")
 
 
 def test_a_pack_that_goes_on_in_another_pod_may_be_ended_there(open_driver, cluster):

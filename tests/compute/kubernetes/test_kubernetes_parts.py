@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from drawbar.backend import Attempt
 from drawbar.errors import SettingsError
@@ -253,11 +255,26 @@ def test_commands_are_not_expanded():
 
 
 def test_names_fit_into_those_of_pods():
-    for tag in ("db-" + "0" * 32, "Not A Name", "x" * 100):
-        name = manifest.new_name(tag)
-        assert manifest.new_name(tag) != name
+    tag = "db-" + "0" * 32
+    for tags in ([tag], ["Not A Name"], ["x" * 100], [tag, "db-1"], ["db-1", tag]):
+        name = manifest.name_of(tags)
+        assert manifest.name_of(tags) == name
         assert len(f"{name}-99999-abcde") <= 63
         assert name == name.lower()
+    assert manifest.name_of([tag]) == tag
+    assert manifest.name_of([tag, "db-1"]) != manifest.name_of(["db-1", tag])
+
+
+def test_a_job_says_what_runs_in_it():
+    attempts = [attempt(number) for number in range(5)]
+    made = job(*attempts, size=2, indexed=True)
+    assert list(manifest.parts_of(made).values()) == [0, 0, 1, 1, 2]
+    assert manifest.parts_of(made["spec"]["template"]) == manifest.parts_of(made)
+    assert manifest.runs(made, attempts[1:])
+    assert not manifest.runs(made, [attempt(9)])
+    foreign = replace(attempts[0], record="/data/other/a.1/attempts/0")
+    assert not manifest.runs(made, [foreign])
+    assert not manifest.runs({"metadata": {"name": "db-1"}}, attempts)
 
 
 POD = {"metadata": {"name": "p"}, "spec": {"nodeName": "n"}, "status": {"phase": "Failed"}}
