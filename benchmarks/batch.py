@@ -111,9 +111,11 @@ class Counted:
         return Counter(self._log.read_text().split()) if self._log.exists() else {}
 
 
-def drawbar(directory: Path, jobs: int, backend: str, settings: str, ledger: Ledger) -> Outcome:
+def drawbar(
+    directory: Path, jobs: int, backend: str, settings: str, ledger: Ledger, image: str | None = None
+) -> Outcome:
     """One scatter through `drawbar run`; `settings` are the backend's table, in the form of TOML."""
-    home = Home(directory, jobs=jobs, script=ledger.script)
+    home = Home(directory, jobs=jobs, script=ledger.script, image=image)
     table = directory / "drawbar.toml"
     table.write_text(f'backend = "{backend}"\n{table.read_text()}[backends.{backend}]\n{settings}\n')
     usage = home.run()

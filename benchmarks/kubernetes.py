@@ -16,18 +16,13 @@ import os
 import resource
 import subprocess
 import tempfile
-import threading
 import time
-from collections.abc import Sequence
-from datetime import date
-from importlib.metadata import version
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-from drawbar.backend import Attempt, JobStatus
-from drawbar.model import JobSpec, Resources
-from drawbar_kubernetes.backend import KubernetesBackend
-
-from benchmarks import kubernetes_scale
+from benchmarks import batch, kubernetes_scale
 from benchmarks.batch import HEAD, Ledger, Outcome
 
 RECORD = Path(__file__).resolve().parent.parent / "docs" / "results" / "kubernetes-benchmark.md"
@@ -41,69 +36,54 @@ own last act to the moment when its result was known.
 """
 
 
-class Listener:
-    """Notes when each end was told, and has it forgotten then, as the driver does."""
+class Calls:
+    """What the API server was asked by programs whose user agent begins like this, by verb and kind."""
 
-    def __init__(self, backend: KubernetesBackend, attempts: dict[str, Attempt]) -> None:
-        self.known: dict[str, float] = {}
-        self.done = threading.Event()
-        self._backend = backend
-        self._attempts = attempts
+    def __init__(self, audit: Path, agent: str) -> None:
+        self._audit = audit
+        self._agent = agent
+        self._start = audit.stat().st_size
 
-    def status(self, statuses: Sequence[JobStatus]) -> None:
-        ended = [each for each in statuses if each.result is not None]
-        for each in ended:
-            self.known[self._attempts[each.tag].spec.identity] = time.time()
-        self._backend.forget([self._attempts[each.tag] for each in ended])
-        if len(self.known) == len(self._attempts):
-            self.done.set()
-
-    def trouble(self, message: str) -> None:
-        print(message)
-
-
-def scatter(directory: Path, jobs: int, pack: int = 1) -> Outcome:
-    """drawbar's backend."""
-    ledger = Ledger(directory / "ledger")
-    volume = {"path": str(directory), "host_path": str(directory)}
-    options = KubernetesBackend.Options.parse({"volumes": [volume], "pack": pack}, where="benchmark")
-    backend = KubernetesBackend(options)
-    attempts = {}
-    for number in range(jobs):
-        spec = JobSpec(
-            identity=str(number),
-            name=f"job-{number}",
-            step="scatter",
-            argv=("sh", "-c", ledger.script, str(number)),
-            directory=str(directory),
-            canonical=None,
-            image=IMAGE,
-            resources=Resources(cpus=0.02),
+    def counted(self) -> dict[str, int]:
+        """The calls since this object was made."""
+        with self._audit.open("rb") as lines:
+            lines.seek(self._start)
+            events = [json.loads(line) for line in lines]
+        return Counter(
+            f"{event['verb']} {event.get('objectRef', {}).get('resource', 'discovery')}"
+            for event in events
+            if event.get("userAgent", "").startswith(self._agent)
         )
-        attempts[f"b-{number}"] = Attempt(
-            tag=f"b-{number}",
-            run="benchmark",
-            number=1,
-            record=f"{directory}/records/{number}",
-            workspace=str(directory),
-            spec=spec,
-        )
-    listener = Listener(backend, attempts)
-    before, began = _cpu_s(resource.RUSAGE_SELF), time.time()
-    backend.start(listener)
-    backend.submit(list(attempts.values()))
-    listener.done.wait()
-    backend.close()
-    cpu = _cpu_s(resource.RUSAGE_SELF) - before
-    name = "drawbar, one scatter" if pack == 1 else f"drawbar, {pack} to a pod"
-    return Outcome(name, jobs, began, ledger.ends(), listener.known, backend.calls, cpu)
 
 
-def loop(directory: Path, jobs: int) -> Outcome:
+class Inside(Ledger):
+    """In the run's workspace, which is all that its pods see; the first job makes it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+
+def scatter(directory: Path, jobs: int, audit: Path, pack: int = 1) -> Outcome:
+    """drawbar, with its defaults but for what jobs ask for, so that as many run at once as the loop's."""
+    ledger, calls = Inside(directory / "home/runs/b.1/workspace/ledger"), Calls(audit, "drawbar")
+    settings = f"""\
+pack = {pack}
+[[backends.kubernetes.volumes]]
+path = "{directory}"
+host_path = "{directory}"
+[[backends.kubernetes.pod_template.spec.containers]]
+name = "job"
+resources = {{requests = {{cpu = "20m"}}}}
+"""
+    outcome = batch.drawbar(directory, jobs, "kubernetes", settings, ledger, image=IMAGE)
+    name = outcome.name if pack == 1 else f"{outcome.name}, {pack} to a pod"
+    return replace(outcome, name=name, calls=calls.counted())
+
+
+def loop(directory: Path, jobs: int, audit: Path) -> Outcome:
     """What one writes at first: `kubectl create` for each job, then a look at all of them every second."""
-    ledger = Ledger(directory / "ledger")
+    ledger, calls = Ledger(directory / "ledger"), Calls(audit, "kubectl")
     mount = {"name": "data", "mountPath": str(directory)}
-    calls = {"kubectl create": 0, "kubectl get": 0, "kubectl delete": 1}
     before, began = _cpu_s(resource.RUSAGE_CHILDREN), time.time()
     for number in range(jobs):
         container = {
@@ -125,19 +105,17 @@ def loop(directory: Path, jobs: int) -> Outcome:
             "spec": {"backoffLimit": 0, "template": {"spec": pod}},
         }
         _kubectl("create", "-f", "-", text=json.dumps(job))
-        calls["kubectl create"] += 1
     known: dict[str, float] = {}
     while len(known) < jobs:
         time.sleep(1)
         found = json.loads(_kubectl("get", "jobs", "-l", "app=loop", "-o", "json"))["items"]
-        calls["kubectl get"] += 1
         now = time.time()
         for each in found:
             if each["status"].get("conditions"):
                 known.setdefault(each["metadata"]["name"].removeprefix("loop-"), now)
     _kubectl("delete", "jobs", "-l", "app=loop", "--wait=false")
     cpu = _cpu_s(resource.RUSAGE_CHILDREN) - before
-    return Outcome("a loop of kubectl", jobs, began, ledger.ends(), known, calls, cpu)
+    return Outcome("a loop of kubectl", jobs, began, ledger.ends(), known, calls.counted(), cpu)
 
 
 def _kubectl(*arguments: str, text: str | None = None) -> str:
@@ -150,34 +128,33 @@ def _cpu_s(who: int) -> float:
     return usage.ru_utime + usage.ru_stime
 
 
+MEASURES: dict[str, Callable[[Path, int, argparse.Namespace], Outcome]] = {
+    "scatter": lambda place, jobs, asked: scatter(place, jobs, asked.audit),
+    "packed": lambda place, jobs, asked: scatter(place, jobs, asked.audit, asked.pack),
+    "loop": lambda place, jobs, asked: loop(place, jobs, asked.audit),
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kubernetes")
     parser.add_argument("--fake", action="store_true", help="with a stand-in for the cluster")
     parser.add_argument("--jobs", type=int, nargs="+", help="how many; with --fake several, one by one")
     parser.add_argument("--pack", type=int, default=20)
-    parser.add_argument("--record", action="store_true", help=f"write docs/results/{RECORD.name}")
+    parser.add_argument("--audit", type=Path, help="the file that the cluster was started with as KUBE_AUDIT")
+    parser.add_argument("--only", choices=MEASURES, nargs="+", default=list(MEASURES))
     options = parser.parse_args()
     if options.fake:
         print(kubernetes_scale.HEAD)
         for line in kubernetes_scale.rows(options.jobs or [1000, 10000], options.pack):
             print(line, flush=True)
         return
+    if options.audit is None:
+        parser.error("--audit is missing, or --fake")
     jobs = options.jobs[0] if options.jobs else 500
-    title = TITLE.format(
-        jobs=jobs,
-        date=date.today().isoformat(),
-        version=version("drawbar"),
-        cores=os.cpu_count(),
-        load=os.getloadavg()[0],
-    )
-    lines = [title, HEAD]
-    print(title)
-    for measure in (scatter, lambda place, jobs: scatter(place, jobs, options.pack), loop):
+    print(HEAD)
+    for name in options.only:
         with tempfile.TemporaryDirectory(dir="/var/tmp") as place:
-            lines.append(measure(Path(place), jobs).row)
-        print(lines[-1], flush=True)
-    if options.record:
-        RECORD.write_text("\n".join(lines) + "\n")
+            print(MEASURES[name](Path(place), jobs, options).row, flush=True)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ def drawbar_register_engines() -> list[type[Engine]]:
 class BenchEngine(Engine):
     """`specification: {jobs: 1000}` is a scatter, with `chain: true` one job follows another.
 
-    With `script`, jobs run that, with their number as `$0`. The file `known` of the workspace says
-    when the engine heard of the end of each.
+    With `script`, jobs run that, with their number as `$0`, in `image` where that is given and used. The
+    file `known` of the workspace says when the engine heard of the end of each.
     """
 
     name = "bench"
@@ -31,11 +31,12 @@ class BenchEngine(Engine):
 
     def inspect(self, source: Source) -> WorkflowInfo:
         assert source.specification is not None
-        return WorkflowInfo(steps=(StepInfo(name="bench", jobs=int(source.specification["jobs"])),))
+        jobs, image = int(source.specification["jobs"]), source.specification.get("image")
+        return WorkflowInfo(steps=(StepInfo(name="bench", jobs=jobs, image=image),))
 
     def execute(self, source: Source, jobs: JobClient) -> Outputs:
         assert source.specification is not None
-        placement = jobs.place(step="bench")
+        placement = jobs.place(step="bench", image=source.specification.get("image"))
         specs = [
             JobSpec(
                 identity=str(number),
@@ -44,6 +45,7 @@ class BenchEngine(Engine):
                 argv=("sh", "-c", source.specification.get("script", "true"), str(number)),
                 directory=str(jobs.workspace),
                 canonical={"number": number},
+                image=placement.image if placement.container else None,
                 resources=placement.resources,
                 backend=placement.backend,
             )
