@@ -89,7 +89,8 @@ def test_a_directory_is_emptied_before_a_real_submit_only(tmp_path):
                 "parameters": {
                     **given,
                     "name": name,
-                    # A reference, and not dependencies alone: outputs that are known before a job ends let the next stage start.
+                    # A reference, and not dependencies alone: outputs that are known before a job ends
+                    # let the next stage start.
                     **{f"after_{each}": {"step": each, "output": "o"} for each in before},
                 },
                 "step": {
