@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
@@ -32,8 +32,8 @@ from drawbar.errors import BackendError, Problem
 from drawbar.model import JobResult, JobSpec, JobState, Reason
 from drawbar.options import Options as BaseOptions
 
-from drawbar_docker import containers, records, results
-from drawbar_docker.engine import REMEDY, Engine, EngineError, Facts
+from drawbar_docker import containers, forgotten, records, results
+from drawbar_docker.engine import REMEDY, Engine, EngineError
 from drawbar_docker.images import Image, ImageError, Images, reference_of
 from drawbar_docker.jobs import Job, Phase
 from drawbar_docker.options import DockerOptions
@@ -46,7 +46,6 @@ _LAUNCHERS = 8
 _HARVESTERS = 4
 _AGAIN_S = 5.0
 _NOT_STARTED = "its container was made, but nobody was left to start it"
-_ENDS = frozenset({"die", "died", "destroy", "remove"})
 
 
 class DockerBackend(Backend):
@@ -78,7 +77,6 @@ class DockerBackend(Backend):
     def __init__(self, options: BaseOptions) -> None:
         super().__init__(options)
         self._engine = Engine(self.options.host)
-        self._known_facts: Facts | None = None
         self._images = Images(self._engine, self.options.pull)
         self._launchers = ThreadPoolExecutor(_LAUNCHERS, "drawbar-docker-launch")
         self._harvesters = ThreadPoolExecutor(_HARVESTERS, "drawbar-docker-harvest")
@@ -91,7 +89,7 @@ class DockerBackend(Backend):
     def check(self) -> Sequence[Problem]:
         """Whether an engine answers."""
         try:
-            self._engine.facts()
+            self._engine.facts(again=True)
         except BackendError as error:
             return [Problem(message=f"docker backend: {error}", hint=REMEDY)]
         return []
@@ -99,7 +97,7 @@ class DockerBackend(Backend):
     def capacity(self) -> Capacity:
         """What the engine's machine has; unknown while none answers."""
         try:
-            facts = self._facts()
+            facts = self._engine.facts()
         except BackendError:
             return Capacity()
         return Capacity(cpus=facts.cpus, memory_mib=facts.memory_mib or None)
@@ -110,7 +108,7 @@ class DockerBackend(Backend):
             return problem
         try:
             reference_of(spec.image or "")
-            facts = self._facts()
+            facts = self._engine.facts()
         except ImageError as error:
             return str(error)
         except BackendError:
@@ -129,14 +127,14 @@ class DockerBackend(Backend):
     def start(self, events: EventSink) -> None:
         """Begin to watch. Raises `BackendError`, with the remedy, when no engine answers."""
         try:
-            self._facts()
+            self._engine.facts()
         except BackendError as error:
             raise BackendError(f"{error}; {REMEDY}", transient=True) from error
         self._events = events
         self._timers = Timers("drawbar-docker-timers")
         self._watcher = Watcher(
             self._engine,
-            hear=self._hear,
+            ended=lambda tag: self._later(self._harvesters, self._harvest, tag),
             reconcile=self._reconcile,
             trouble=self._events.trouble,
         )
@@ -161,9 +159,7 @@ class DockerBackend(Backend):
             else:
                 unknown.append(attempt)
         if unknown:
-            runs = {attempt.run for attempt in unknown}
-            labels = [containers.TAG, *(f"{containers.RUN}={run}" for run in runs if len(runs) == 1)]
-            found = _by_tag(self._engine.containers(*labels))
+            found = containers.by_tag(self._engine, {attempt.run for attempt in unknown})
             for attempt in unknown:
                 if status := self._look(attempt, found.get(attempt.tag)):
                     answer[attempt.tag] = status
@@ -269,7 +265,7 @@ class DockerBackend(Backend):
         body = containers.configuration(
             attempt,
             image=image,
-            facts=self._facts(),
+            facts=self._engine.facts(),
             network=self.options.network,
             limit_cpus=self.options.limit_cpus,
         )
@@ -341,7 +337,7 @@ class DockerBackend(Backend):
         """Record, tell and remove a container that has ended; one that is alive is left as it is."""
         with self._lock:
             job = self._jobs.get(tag)
-            if job is None or job.container is None:
+            if job is None or job.container is None or job.phase is Phase.FORGOTTEN:
                 return
             container, job.looks = job.container, job.looks + 1
             if job.looks > 1:
@@ -360,7 +356,7 @@ class DockerBackend(Backend):
 
     def _result(self, attempt: Attempt, container: str, outage: Window | None = None) -> JobResult | None:
         """How a container ended; None while it has not."""
-        return results.look(self._engine, attempt, container, host=self._facts().name, outage=outage)
+        return results.look(self._engine, attempt, container, host=self._engine.facts().name, outage=outage)
 
     def _end(self, job: Job, result: JobResult) -> None:
         """A job has ended: make that durable, tell it, and remove its container."""
@@ -402,34 +398,49 @@ class DockerBackend(Backend):
         """Go on with a container that somebody else, or a call without an answer, made.
 
         One that was not started may yet be, by a call that is still under way, and might even end
-        before another call starts it a second time. So it is closed, and the attempt is lost.
+        before another call starts it a second time. So it is closed, and the attempt is lost. One whose
+        job has begun while the engine, asked when it is done with it, calls it created is forgotten.
         """
         assert job.container is not None
         if state == "created" and records.close_start(job.attempt.record):
-            reason = job.stop.reason if job.stop else Reason.LOST
-            self._later(self._harvesters, self._end, job, results.failed(job.attempt, reason, _NOT_STARTED))
+            self._later(self._harvesters, self._end, job, results.lost(job.attempt, job.stop, _NOT_STARTED))
             return
-        started = results.when(self._engine.inspect(job.container)["State"].get("StartedAt"))
-        self._began(job, started or time.time())
+        now = self._engine.inspect(job.container)["State"]
+        if now["Status"] == "created":
+            with self._lock:
+                job.phase = Phase.FORGOTTEN
+            self._later(self._harvesters, self._bury, job, job.container)
+            return
+        self._began(job, results.when(now.get("StartedAt")) or time.time())
         self._later(self._harvesters, self._harvest, job.tag)  # it may have ended meanwhile
 
-    def _hear(self, event: Mapping[str, Any]) -> None:
-        tag = ((event.get("Actor") or {}).get("Attributes") or {}).get(containers.TAG)
-        if tag and (event.get("Action") or event.get("status")) in _ENDS:
-            self._later(self._harvesters, self._harvest, tag)
+    def _bury(self, job: Job, container: str) -> None:
+        """A forgotten job is lost, as soon as it is surely dead; else it ends, and is not repeated."""
+        try:
+            forgotten.end(self._engine, container, self._engine.facts())
+        except EngineError as error:
+            result = results.failed(job.attempt, Reason.HELD, forgotten.remedy(container, error), container)
+        except BackendError as error:
+            self._stall(job, error)
+            return
+        else:
+            result = results.lost(job.attempt, job.stop, forgotten.ENDED, container)
+        self._end(job, result)
 
     def _reconcile(self, outage: Window | None = None) -> None:
         """Compare what this object believes with what the engine, which may be another by now, has."""
         if outage:
-            self._known_facts = None
+            self._engine.facts(again=True)
         with self._lock:
             jobs = {tag: (job, job.phase) for tag, job in self._jobs.items()}
-        found = _by_tag(self._engine.containers(containers.TAG))
+        found = containers.by_tag(self._engine)
         for tag, (job, phase) in jobs.items():
             container = found.get(tag)
             ended = container is None or container["State"] not in results.ALIVE
             if phase is Phase.STALLED:
                 self._go_on(job, container)
+            elif phase is Phase.RUNNING and container is not None and container["State"] == "created":
+                self._adopt(job, "created")
             elif ended and (phase is Phase.RUNNING or container is not None):
                 self._later(self._harvesters, self._harvest, tag, outage)
             elif phase is Phase.RUNNING and job.stop is not None:
@@ -464,12 +475,6 @@ class DockerBackend(Backend):
 
     # Small things
 
-    def _facts(self) -> Facts:
-        facts = self._known_facts
-        if facts is None:
-            facts = self._known_facts = self._engine.facts()
-        return facts
-
     def _waits(self, job: Job, text: str) -> None:
         with self._lock:
             if self._jobs.get(job.tag) is job and job.phase is Phase.QUEUED:
@@ -493,7 +498,3 @@ class DockerBackend(Backend):
 
         with contextlib.suppress(RuntimeError):  # closed: a later driver does it
             pool.submit(work)
-
-
-def _by_tag(found: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    return {each["Labels"][containers.TAG]: each for each in found}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from drawbar.backend import Attempt
@@ -11,7 +11,7 @@ from drawbar.model import JobSpec
 from drawbar.mounts import mounts_of, umask
 
 from drawbar_docker import records
-from drawbar_docker.engine import Facts
+from drawbar_docker.engine import Engine, Facts
 from drawbar_docker.images import Image
 
 TAG = "drawbar.tag"
@@ -27,6 +27,12 @@ STREAMS = _CLAIM + '2>"$e"'
 SAME_STREAM = _CLAIM + "2>&1"
 """What the shell does: it takes the attempt, once and for all, and connects the job's streams to its
 files, which are so written to without drawbar, byte for byte."""
+
+
+def by_tag(engine: Engine, runs: Collection[str] = ()) -> dict[str, Mapping[str, Any]]:
+    """The engine's containers of attempts: of these runs, and perhaps of others too."""
+    labels = [f"{RUN}={run}" for run in runs if len(runs) == 1]
+    return {each["Labels"][TAG]: each for each in engine.containers(TAG, *labels)}
 
 
 def stdout_of(attempt: Attempt) -> str:
@@ -75,7 +81,7 @@ def configuration(
         "Cmd": [*(image.entry_point if spec.entry_point else ()), *spec.argv],
         "Env": [f"{name}={value}" for name, value in environment.items()],
         "WorkingDir": spec.directory,
-        "User": "0:0" if facts.rootless else f"{os.getuid()}:{os.getgid()}",
+        "User": user_of(facts),
         "Labels": {
             TAG: attempt.tag,
             RUN: attempt.run,
@@ -86,6 +92,11 @@ def configuration(
         "HostConfig": host,
         "StopSignal": "SIGTERM",
     }
+
+
+def user_of(facts: Facts) -> str:
+    """Who a job is inside, so that its files and its processes belong to this user outside."""
+    return "0:0" if facts.rootless else f"{os.getuid()}:{os.getgid()}"
 
 
 def cannot_run(spec: JobSpec) -> str | None:

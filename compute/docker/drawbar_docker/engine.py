@@ -111,6 +111,7 @@ class Engine:
         self._host = host
         self.place = host or "the usual places"
         self._client: Any = None
+        self._facts: Facts | None = None
         self._connecting = threading.Lock()
 
     @property
@@ -139,9 +140,12 @@ class Engine:
                 transient=True,
             ) from error
 
-    def facts(self) -> Facts:
-        """What the engine is and has."""
-        return Facts.of(self._json("GET", "/info"))
+    def facts(self, *, again: bool = False) -> Facts:
+        """What the engine is and has; asked for `again` when another may be there by now."""
+        facts = None if again else self._facts
+        if facts is None:
+            facts = self._facts = Facts.of(self._json("GET", "/info"))
+        return facts
 
     def containers(self, *labels: str) -> list[dict[str, Any]]:
         """Every container, running or not, that has these labels (`name` or `name=value`)."""
@@ -161,6 +165,10 @@ class Engine:
     def start(self, container: str) -> None:
         """Start a container; one that was started before is left as it is."""
         self._call("POST", f"/containers/{container}/start")
+
+    def wait(self, container: str) -> int:
+        """Wait for a container that was started to end, and give its exit code."""
+        return int(_mapping(self._json("POST", f"/containers/{container}/wait"))["StatusCode"])
 
     def kill(self, container: str, signal: str) -> None:
         """Send a signal to a container; one that does not run, or is not there, is ignored."""

@@ -18,6 +18,7 @@ class Phase(Enum):
     LAUNCHING = "launching"
     STALLED = "the engine did not answer"
     RUNNING = "running"
+    FORGOTTEN = "forgotten by the engine"
 
 
 class Job:
@@ -41,5 +42,5 @@ class Job:
     @property
     def status(self) -> JobStatus:
         """What is told of it."""
-        state = JobState.RUNNING if self.phase is Phase.RUNNING else JobState.SUBMITTED
+        state = JobState.RUNNING if self.phase in (Phase.RUNNING, Phase.FORGOTTEN) else JobState.SUBMITTED
         return results.alive(self.tag, state, self.phase.value, self.container)

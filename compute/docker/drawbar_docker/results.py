@@ -108,6 +108,11 @@ def failed(attempt: Attempt, reason: Reason, message: str, container: str | None
     return _result(attempt, reason=reason, message=message, native_id=short(container or "") or None)
 
 
+def lost(attempt: Attempt, stop: Stop | None, message: str, container: str | None = None) -> JobResult:
+    """The result of an attempt that is proven to be gone, whether drawbar had asked it to end or not."""
+    return failed(attempt, stop.reason if stop else Reason.LOST, message, container)
+
+
 def status(attempt: Attempt, result: JobResult) -> JobStatus:
     """What is told of an attempt that ended."""
     return JobStatus(

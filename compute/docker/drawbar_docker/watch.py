@@ -9,9 +9,11 @@ from typing import Any
 
 from drawbar.errors import BackendError
 
+from drawbar_docker.containers import TAG
 from drawbar_docker.engine import Engine, EventStream
 from drawbar_docker.results import Window
 
+_ENDS = frozenset({"die", "died", "destroy", "remove"})
 _STREAM_S = 60.0
 """How long one stream of events lasts; what it may have missed is found when the next one begins."""
 _OVERLAP_S = 2.0
@@ -20,7 +22,7 @@ _LONGEST_PAUSE_S = 5.0
 
 
 class Watcher:
-    """A thread that calls `hear` with each event of containers.
+    """A thread that calls `ended` with the tag of each attempt whose container has ended, or is gone.
 
     Whenever a stream of events begins, `reconcile` is called, with the time that the engine was gone
     for, if it was; what both raise as `BackendError` ends the stream. `trouble` is told that the
@@ -31,12 +33,12 @@ class Watcher:
         self,
         engine: Engine,
         *,
-        hear: Callable[[Mapping[str, Any]], None],
+        ended: Callable[[str], None],
         reconcile: Callable[[Window | None], None],
         trouble: Callable[[str], None],
     ) -> None:
         self._engine = engine
-        self._hear = hear
+        self._ended = ended
         self._reconcile = reconcile
         self._trouble = trouble
         self._closing = threading.Event()
@@ -72,6 +74,11 @@ class Watcher:
                     self._trouble(str(error))
                 self._closing.wait(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+    def _hear(self, event: Mapping[str, Any]) -> None:
+        tag = ((event.get("Actor") or {}).get("Attributes") or {}).get(TAG)
+        if tag and (event.get("Action") or event.get("status")) in _ENDS:
+            self._ended(tag)
 
     def _open(self, heard: float) -> EventStream:
         stream = self._engine.events(heard - _OVERLAP_S, time.time() + _STREAM_S)

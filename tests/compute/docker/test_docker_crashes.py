@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -14,7 +16,7 @@ import pytest
 from docker_driver import attempt as make_attempt
 from docker_driver import wait_for
 from drawbar.model import JobState, Reason, Resources
-from drawbar_docker import containers, records
+from drawbar_docker import containers, forgotten, records
 
 pytestmark = [
     # The docker library forgets the socket of a connection that was refused.
@@ -254,6 +256,119 @@ def test_jobs_that_outlive_the_engine_are_watched_again(directory, open_driver, 
     finally:
         monkeypatch.delenv("ENGINE_TEST_LIVE_RESTORE")
         script("restart")
+
+
+SLOW_RUNTIME = """#!/bin/sh
+# runc, whose `start` does not answer for as long as there is a file `hold`.
+runc "$@"
+code=$?
+for word in "$@"; do
+  if [ "$word" = start ]; then
+    while [ -e {hold} ]; do sleep 0.05; done
+  fi
+done
+exit $code
+"""
+
+
+class Forgetful:
+    """An engine that can be killed when a job has begun, and it has not noted that yet."""
+
+    def __init__(self, script, hold: Path) -> None:
+        self._script = script
+        self._hold = hold
+        self.hold()
+
+    def hold(self) -> None:
+        """From now on it is not told that a container has started."""
+        self._hold.touch()
+
+    def die(self) -> None:
+        """Kill it, and start it again."""
+        pid = int(self._script("status").split()[1].rstrip(","))
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: not Path(f"/proc/{pid}").exists())
+        self._hold.unlink()
+        self._script("start")
+
+
+@pytest.fixture
+def forgetful(script, host, tmp_path, monkeypatch):
+    runtime, hold = tmp_path / "runtime", tmp_path / "hold"
+    runtime.write_text(SLOW_RUNTIME.format(hold=hold))
+    runtime.chmod(0o755)
+    monkeypatch.setenv("ENGINE_TEST_RUNTIME", str(runtime))
+    script("restart")
+    yield Forgetful(script, hold)
+    hold.unlink(missing_ok=True)
+    monkeypatch.delenv("ENGINE_TEST_RUNTIME")
+    script("restart")
+
+
+def processes(container, *about):
+    """Those alive whose files of these names in /proc tell of a container."""
+    return [each for each in Path("/proc").glob("[0-9]*") if container in told(each, about)]
+
+
+def told(process, about):
+    try:
+        alive = (process / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        podmans = (process / "comm").read_text().startswith(("conmon", "podman"))
+        text = "".join((process / name).read_text(errors="replace") for name in about)
+    except OSError:
+        return ""
+    return text if alive and ("cmdline" in about or not podmans) else ""
+
+
+@pytest.mark.parametrize("survivor", ["the same driver", "the next driver"])
+def test_a_job_that_the_engine_has_forgotten_is_ended_and_repeated(
+    forgetful, victim, directory, open_driver, engine, survivor
+):
+    (job,) = attempts(directory, 1)
+    if survivor == "the same driver":
+        driver = open_driver(directory)
+        driver.submit(job)
+    else:
+        dead = victim()
+        dead.submit(*jobs(1))
+    wait_for(lambda: ledger(directory) == [1])
+    container = records.container(job.record)
+    assert processes(container, "cgroup")
+    if survivor == "the next driver":
+        dead.kill()
+    forgetful.die()
+    assert engine.inspect(job.tag)["State"]["Status"] == "created"
+    if survivor == "the next driver":
+        driver = open_driver(directory)
+        assert not driver.find(job)[job.tag].state.terminal
+    assert driver.end(job).reason is Reason.LOST
+    assert not processes(container, "cgroup")
+    wait_for(lambda: not processes(container, "cgroup", "cmdline"))  # nothing that watched over it
+    (directory / "gate").touch()
+    again = make_attempt(directory, 1, GATED.format(1), tries=2)
+    driver.run(again)
+    assert driver.end(again).exit_code == 1
+    assert ledger(directory) == [1, 1]
+
+
+def test_a_forgotten_job_whose_death_cannot_be_had_says_what_to_do(
+    forgetful, directory, open_driver, engine, monkeypatch
+):
+    driver = open_driver(directory)
+    (job,) = attempts(directory, 1)
+    driver.submit(job)
+    wait_for(lambda: ledger(directory) == [1])
+    container = records.container(job.record)
+    with monkeypatch.context() as blind:
+        blind.setattr(forgotten, "_LOOK", "exit 20")
+        forgetful.die()
+        result = driver.end(job)
+    assert result.reason is Reason.HELD
+    assert container[:12] in result.message
+    assert "/proc/PID/cgroup" in result.message
+    for process in processes(container, "cgroup", "cmdline"):
+        os.kill(int(process.name), signal.SIGKILL)
+    wait_for(lambda: not processes(container, "cgroup", "cmdline"))
 
 
 def test_a_storm_of_killed_drivers_loses_and_doubles_nothing(victim, directory, open_driver):
