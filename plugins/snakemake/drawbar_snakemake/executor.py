@@ -9,6 +9,7 @@ itself (`localrules`) do so in threads of its own, which interrupt the wait.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import threading
 import traceback
@@ -28,8 +29,9 @@ from snakemake_interface_executor_plugins.executors.real import RealExecutor
 from snakemake_interface_executor_plugins.registry import ExecutorPluginRegistry
 from snakemake_interface_executor_plugins.settings import CommonSettings, ExecMode, ExecutorSettingsBase
 
+from drawbar_snakemake import snapshot
 from drawbar_snakemake.log import RunLog, tail
-from drawbar_snakemake.specs import Specs, members
+from drawbar_snakemake.specs import Specs, members, step_of
 
 if TYPE_CHECKING:
     from drawbar_snakemake.engine import SnakemakeOptions
@@ -183,7 +185,7 @@ class Executor(RealExecutor):  # type: ignore[misc]
         ended = self._ended.pop(job, None)
         if ended is not None and ended.ticket is not None:
             self.client.accept(ended.ticket, self.specs.collected(job))
-        self._say(f"{job.name} job is finished. job_id: {job.jobid}")
+        self._say(f"{step_of(job)} job is finished. job_id: {job.jobid}")
 
     def handle_job_error(self, job: Any) -> None:
         """What a job left is not what its rule promises, or it failed and that was reported before."""
@@ -194,7 +196,7 @@ class Executor(RealExecutor):  # type: ignore[misc]
                 missing = "MissingOutputException" in message
                 reason = Reason.MISSING_OUTPUT if missing else Reason.COLLECTION
                 self.client.reject(ended.ticket, message, reason)
-            self.failures[ended.spec.identity] = Failure(job.name, message)
+            self.failures[ended.spec.identity] = Failure(step_of(job), message)
 
     def cancel(self) -> None:
         """Stop everything that is in flight, and wait for it."""
@@ -222,8 +224,9 @@ class Executor(RealExecutor):  # type: ignore[misc]
         return ExecMode.REMOTE
 
     def get_python_executable(self) -> str:
-        """The interpreter of the nested Snakemake that is being specified."""
-        return self.specs.python
+        """What starts the nested Snakemake that is being specified: its interpreter, and our program."""
+        starter = snapshot.starter(Path(self.workflow.sourcecache.runtime_cache_path))
+        return f"{self.specs.python} {shlex.quote(str(starter))}"
 
     # what the pump calls
 
@@ -305,7 +308,7 @@ class Executor(RealExecutor):  # type: ignore[misc]
     def _submitted(self, asked: _Asked) -> None:
         job, ticket = asked.job, asked.ticket
         assert ticket is not None
-        self._say(f"Job '{job.name}' received, command: {self.specs.command(asked.spec)}")
+        self._say(f"Job '{step_of(job)}' received, command: {self.specs.command(asked.spec)}")
         self.report_job_submission(SubmittedJobInfo(job, external_jobid=asked.spec.identity))
         if ticket.found is Lookup.HIT:
             assert ticket.result is not None, "a hit has its result"
@@ -328,7 +331,7 @@ class Executor(RealExecutor):  # type: ignore[misc]
         if result.reason is Reason.CANCELLED:
             self.workflow.scheduler._user_kill = "graceful"
         message = failure_message(asked.job, result)
-        self.failures[asked.spec.identity] = Failure(asked.job.name, message, result)
+        self.failures[asked.spec.identity] = Failure(step_of(asked.job), message, result)
         self.report_job_error(info, msg=message)
 
     def _refuse(self, job: Any, error: Exception) -> None:
@@ -340,7 +343,7 @@ class Executor(RealExecutor):  # type: ignore[misc]
                 traceback.print_exception(error)
             print_exception(error, self.workflow.linemaps)
             message = self.log.errors[-1] if self.log.errors else str(error)
-        self.failures[self.specs.identity(job)] = Failure(job.name, message)
+        self.failures[self.specs.identity(job)] = Failure(step_of(job), message)
         self.report_job_error(SubmittedJobInfo(job), msg=message)
 
     def _watch_temporary_files(self) -> None:

@@ -36,7 +36,7 @@ from snakemake_interface_executor_plugins.registry import ExecutorPluginRegistry
 from snakemake_interface_report_plugins.registry import ReportPluginRegistry
 from snakemake_interface_storage_plugins.registry import StoragePluginRegistry
 
-from drawbar_snakemake import economy, selection, snapshot
+from drawbar_snakemake import economy, pipes, selection, snapshot
 from drawbar_snakemake.executor import NAME, ExecutorSettings, register
 from drawbar_snakemake.log import RunLog
 
@@ -58,6 +58,7 @@ class Session:
         register()
         selection.register()
         economy.apply()
+        pipes.apply()
         self._dag.execute_workflow(
             executor=NAME,
             execution_settings=ExecutionSettings(

@@ -4,6 +4,7 @@ Snakemake keeps a copy of every Snakefile, script, notebook and wrapper that it 
 place of the copies to a nested Snakemake. Here that place is in the workspace, which is on every worker,
 and one of its own for every start. So all jobs of a start run the same code, which is that in their keys,
 whatever is edited meanwhile; and what an earlier start left alive runs on with what it began with.
+The program that a nested Snakemake is started by lies there too.
 """
 
 from __future__ import annotations
@@ -12,14 +13,24 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from drawbar_snakemake import pipes
+
 _PLACE = Path(".snakemake", "drawbar-sources")
+_STARTER = "nested.py"
 
 
 def begin(workdir: Path) -> Path:
     """A new place for copies, in the directory that a workflow works in."""
     parent = workdir.absolute() / _PLACE
     parent.mkdir(parents=True, exist_ok=True)
-    return Path(tempfile.mkdtemp(dir=parent))
+    place = Path(tempfile.mkdtemp(dir=parent))
+    shutil.copyfile(pipes.__file__, place / _STARTER)
+    return place
+
+
+def starter(place: Path) -> Path:
+    """What to run a nested Snakemake by: `python STARTER -m snakemake ...`."""
+    return place / _STARTER
 
 
 def end() -> None:

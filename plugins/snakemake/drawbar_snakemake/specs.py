@@ -59,7 +59,7 @@ class Specs:
     def identity(self, job: Any) -> str:
         """What a job is called in the run: its rule and wildcards; a group after its members."""
         names = sorted(_name(each) for each in members(job))
-        return f"{job.groupid}({' '.join(names)})" if job.is_group() else names[0]
+        return f"{_group_name(job)}({' '.join(names)})" if job.is_group() else names[0]
 
     def direct(self, job: Any) -> bool:
         """Whether the job's command can be rendered here."""
@@ -172,7 +172,7 @@ class Specs:
         return JobSpec(
             identity=self.identity(job),
             name=self.identity(job),
-            step=job.name,
+            step=step_of(job),
             argv=argv,
             directory=directory,
             canonical={**canonical, "environment": {name: self._portable(own[name]) for name in own}},
@@ -195,7 +195,7 @@ class Specs:
         needs, hints = needs_of(resources, job.threads)
         direct = self.direct(job)
         image = image_of(image, self._options, direct=direct)
-        question = (job.name, direct, image, needs, tuple(hints.items()))
+        question = (step_of(job), direct, image, needs, tuple(hints.items()))
         if question not in self._placements:
             library = None if direct else library_of(self._options)
             self._placements[question] = self._placed(job, needs, hints, image, library)
@@ -206,7 +206,7 @@ class Specs:
     ) -> Placement:
         def place(needs: Resources) -> Placement:
             return self._client.place(
-                step=job.name,
+                step=step_of(job),
                 image=image or self._options.image,
                 image_required=image is not None,
                 library=library,
@@ -222,7 +222,7 @@ class Specs:
                 raise
             placement = place(less)
             self._client.log(
-                "drawbar.snakemake", "WARNING", f"{job.name} runs with {_said(less)}, not {_said(needs)}"
+                "drawbar.snakemake", "WARNING", f"{step_of(job)} runs with {_said(less)}, not {_said(needs)}"
             )
             return placement
 
@@ -291,6 +291,20 @@ def library_of(options: SnakemakeOptions) -> str | None:
 def members(job: Any) -> list[Any]:
     """The jobs of a group, or the job itself."""
     return list(job.jobs) if job.is_group() else [job]
+
+
+def step_of(job: Any) -> str:
+    """The step that a job belongs to: its rule, or its group with the rules in it."""
+    if not job.is_group():
+        return str(job.name)
+    rules = sorted({each.rule.name for each in job.jobs})
+    return "_".join(filter(None, (_group_name(job), *rules)))
+
+
+def _group_name(job: Any) -> str:
+    """What the user calls a group; one that Snakemake makes for a pipe has another name in every start."""
+    made = {each.pipe_group.id for each in job.jobs if each.pipe_group is not None}
+    return "" if job.groupid in made else str(job.groupid)
 
 
 def _name(job: Any) -> str:

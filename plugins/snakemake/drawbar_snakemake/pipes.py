@@ -1,0 +1,90 @@
+"""Jobs that run together, joined by `pipe()` or `service()`, come to an end whatever one of them does.
+
+Opening a named pipe waits until somebody opens its other end, and Snakemake waits for a whole group. So
+it waits for ever when a job has ended before it opened its pipe, unless the other had started by then
+and could be killed; likewise for a service that starts only after its last consumer has ended.
+
+Needs nothing but Snakemake, since it runs in nested ones too: `python FILE -m snakemake ...`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from typing import Any
+
+from snakemake.executors.local import Executor
+from snakemake.io import is_flagged
+from snakemake.shell import shell
+
+_AGAIN_S = 0.5
+"""A job may come to its pipe, or to its command, any time after the other has ended."""
+
+
+def apply() -> None:
+    """Run such groups in this process with `run_group_job`."""
+    Executor.run_group_job = run_group_job
+
+
+def run_group_job(executor: Any, group: Any) -> None:
+    """Run the jobs of a group at once. Raises what the first that failed raises, when all have ended."""
+    jobs = list(group)
+    pipes = _Pipes(jobs)
+    running: dict[Future[None], Any] = {}
+    try:
+        for job in jobs:
+            running[executor.run_single_job(job)] = job
+        waiting = {future for future, job in running.items() if not job.is_service}
+        while waiting:
+            ended, waiting = wait(waiting, _AGAIN_S, FIRST_COMPLETED)
+            for future in ended:
+                future.result()
+            pipes.release(job for future, job in running.items() if future.done())
+    except BaseException:
+        for left in _ended(running, shell.kill):
+            pipes.release(left)
+        raise
+    for _ in _ended(running, shell.terminate):
+        pass
+
+
+def _ended(running: dict[Future[None], Any], stop: Callable[[int], None]) -> Iterable[Iterable[Any]]:
+    """Stop the jobs, also those that have yet to start, until none is left; gives all of them each time."""
+    left = set(running)
+    while left:
+        for future in left:
+            stop(running[future].jobid)
+        yield running.values()
+        _, left = wait(left, _AGAIN_S)
+
+
+class _Pipes:
+    """The named pipes between the jobs of a group."""
+
+    def __init__(self, jobs: list[Any]) -> None:
+        files = {file for job in jobs for file in job.output if is_flagged(file, "pipe")}
+        self._paths = {str(file): os.path.abspath(file) for file in files}  # noqa: PTH100 (links are kept)
+
+    def release(self, ended: Iterable[Any]) -> None:
+        """Let nobody wait for these jobs: readers find their pipe at its end, and writers find it broken."""
+        for job in ended:
+            self._open(job.output, os.O_WRONLY)
+            self._open(job.input, os.O_RDONLY)
+
+    def _open(self, files: Iterable[Any], side: int) -> None:
+        for file in files:
+            if str(file) in self._paths:
+                with contextlib.suppress(OSError):  # nobody waits there, or the pipe is gone
+                    os.close(os.open(self._paths[str(file)], side | os.O_NONBLOCK))
+
+
+if __name__ == "__main__":
+    from snakemake.cli import main
+
+    apply()
+    sys.path[0] = os.getcwd()  # noqa: PTH109 (as with `python -m`)
+    sys.argv[:] = ["snakemake", *sys.argv[3:]]
+    main()
