@@ -341,9 +341,10 @@ class Drive:
                 dispatcher.cancel((identity, try_number) for identity, try_number in names)
             case ["consumed", list(paths)]:
                 self.store.add_consumed(self.spec.id, paths)
-            case ["progress", int() | None as total]:
-                dispatcher.counts.total = total
-                self.store.set_run(self.spec.id, total=total)
+            case ["progress", int() | None as total, int() | None as done]:
+                if total != dispatcher.counts.total:
+                    self.store.set_run(self.spec.id, total=total)
+                dispatcher.counts.total, dispatcher.counts.done = total, done
             case ["notice", str(text)]:
                 self._note(text)
             case ["start_over"]:

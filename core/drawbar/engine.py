@@ -229,8 +229,12 @@ class JobClient(Protocol):
     def log(self, logger: str, level: str, message: str, thread: str = "MainThread") -> None:
         """Add a line to the run's engine log (time | logger | thread | level | message)."""
 
-    def progress(self, total: int | None) -> None:
-        """How many jobs the workflow has, as far as it is known by now."""
+    def progress(self, total: int | None, done: int | None = None) -> None:
+        """How many jobs the workflow has, as far as it is known by now, and how many of them are done.
+
+        Without `done`, those that have ended here are. An engine says it that counts otherwise: jobs that
+        it does by itself, or several that are one here.
+        """
 
 
 class Engine(ABC):

@@ -20,14 +20,20 @@ Name = tuple[str, int]
 
 @dataclass(slots=True)
 class Counts:
-    """How many jobs of the run are where, in this drive."""
+    """How many jobs of the run are where, in this drive; `total` and `done` are as the engine counts."""
 
     total: int | None = None
+    done: int | None = None
     queued: int = 0
     running: int = 0
     finished: int = 0
     failed: int = 0
     cached: int = 0
+
+    @property
+    def ended(self) -> int:
+        """How many of the total are done."""
+        return self.finished + self.failed + self.cached if self.done is None else self.done
 
 
 class History:

@@ -316,9 +316,9 @@ class Client:
         self._log.write(log_line(time.time(), logger, level, message, thread))
         self._log.flush()
 
-    def progress(self, total: int | None) -> None:
+    def progress(self, total: int | None, done: int | None = None) -> None:
         """See `JobClient.progress`."""
-        self._channel.send("progress", total)
+        self._channel.send("progress", total, done)
 
     # around it
 

@@ -102,7 +102,8 @@ class Plain(Silent):
 
     def _place(self) -> str:
         total = self._counts.total
-        return f" [{self._ended + self._counts.cached}/{total}]" if total else ""
+        ended = max(self._ended + self._counts.cached, self._counts.done or 0)
+        return f" [{ended}/{total}]" if total else ""
 
 
 class Live(Silent):
@@ -162,10 +163,11 @@ class Live(Silent):
 
     def update(self, counts: Counts, trouble: list[str]) -> None:
         """See `Silent.update`."""
-        done = counts.finished + counts.failed + counts.cached
         waiting = f"{counts.queued} waiting" if counts.queued else ""
         words = "; ".join(filter(None, [*trouble, self._names(), waiting]))
-        self._progress.update(self._task, completed=done, total=counts.total, description=legible(words))
+        self._progress.update(
+            self._task, completed=counts.ended, total=counts.total, description=legible(words)
+        )
         self._try(self._progress.refresh)
 
     def close(self) -> None:
@@ -188,7 +190,6 @@ class Live(Silent):
 
 def summary(counts: Counts) -> str:
     """How many jobs are where, in words."""
-    done = counts.finished + counts.failed + counts.cached
     total = f" of {counts.total}" if counts.total else ""
     parts = {
         "remembered": counts.cached,
@@ -197,7 +198,7 @@ def summary(counts: Counts) -> str:
         "waiting": counts.queued,
     }
     more = "".join(f", {count} {what}" for what, count in parts.items() if count)
-    return f"{done}{total} jobs ended{more}"
+    return f"{counts.ended}{total} jobs ended{more}"
 
 
 def display(*, quiet: bool, terminal: bool) -> Silent:

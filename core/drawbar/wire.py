@@ -17,7 +17,7 @@ Engine to driver                              Driver to engine
     accept identity, try, {outputs, value, ...}
     reject identity, try, reason, message
     cancel [[identity, try], ...]
-    consumed [path, ...], progress total, notice text, start_over
+    consumed [path, ...], progress total done, notice text, start_over
     finished {outputs} | failed {...}
 """
 

@@ -107,7 +107,7 @@ class MemoryJobs:
         self.executed: list[str] = []
         """Identities of the jobs whose command was run by this client, in the order of their ends."""
         self.log_lines: list[str] = []
-        self.total: int | None = None
+        self.progressed: list[tuple[int | None, int | None]] = []
         self.violations: list[str] = []
         self._random = random.Random(seed)  # noqa: S311 (an order, not a secret)
         self._in_flight: dict[Name, Ticket] = {}
@@ -277,9 +277,9 @@ class MemoryJobs:
         """Add to `log_lines`, without the time."""
         self.log_lines.append(f"{logger} | {thread} | {level} | {message}")
 
-    def progress(self, total: int | None) -> None:
-        """Set `total`."""
-        self.total = total
+    def progress(self, total: int | None, done: int | None = None) -> None:
+        """Add to `progressed`."""
+        self.progressed.append((total, done))
 
     # How it is done.
 

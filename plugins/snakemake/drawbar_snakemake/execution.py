@@ -26,7 +26,7 @@ _OWNER = Path(".snakemake", "drawbar-run")
 
 def execute(source: Source, options: SnakemakeOptions, jobs: JobClient) -> Outputs:
     """See `Engine.execute`."""
-    log = RunLog(jobs.log)
+    log = RunLog(jobs.log, jobs.progress)
     environment = dict(os.environ)
     with opened(source, options, log, workdir=jobs.workspace) as session:
         resumed = _clear_own_locks(jobs.run_id)

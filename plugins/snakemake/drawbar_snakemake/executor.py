@@ -165,7 +165,7 @@ class Executor(RealExecutor):  # type: ignore[misc]
             for each, ticket in zip(asked, tickets, strict=True):
                 each.ticket = ticket
                 self._submitted(each)
-        self.client.progress(len(self.workflow.dag))
+        self.client.progress(len(self.workflow.dag), self.log.done)  # more, since a checkpoint has ended
 
     def run_job(self, job: Any) -> None:
         """Submit one job."""

@@ -19,15 +19,22 @@ _LEFT_OUT = frozenset({LogEvent.SHELLCMD, LogEvent.JOB_STARTED, LogEvent.DEBUG_D
 class RunLog(logging.Handler):
     """Passes every message on, line by line, as `write(logger, level, message, thread)`.
 
+    What Snakemake says of the jobs that it has, and of those that are done, goes to `progress(total, done)`.
     `errors` are the last messages of level error, in Snakemake's words; `failed` are rules whose job
     failed, each with what was said about it.
     """
 
-    def __init__(self, write: Callable[[str, str, str, str], None]) -> None:
+    def __init__(
+        self,
+        write: Callable[[str, str, str, str], None],
+        progress: Callable[[int, int], None] = lambda *_: None,
+    ) -> None:
         super().__init__(logging.INFO)
+        self.done = 0
         self.errors: list[str] = []
         self.failed: list[tuple[str, str]] = []
         self._write = write
+        self._progress = progress
         self.setFormatter(DefaultFormatter())
 
     def install(self) -> None:
@@ -40,6 +47,11 @@ class RunLog(logging.Handler):
         event = getattr(record, "event", None)
         if event in _LEFT_OUT:
             return
+        if event is LogEvent.RUN_INFO:
+            self._progress(record.__dict__["stats"]["total"], self.done)
+        elif event is LogEvent.PROGRESS:
+            self.done = record.__dict__["done"]
+            self._progress(record.__dict__["total"], self.done)
         try:
             text = self.format(record).strip()
         except Exception:  # a message must not end a run

@@ -473,3 +473,52 @@ rule a:
 """
     execute(snakefile).finished()
     assert text(workspace / "a") == "hello\n"
+
+
+# Progress.
+
+
+@SLOW
+def test_progress_is_what_snakemake_logs_with_groups_local_rules_and_a_growing_graph(execute):
+    jobs = execute(
+        """\
+localrules: own
+rule all:
+    input: "grouped", "copied", "own"
+rule own:
+    output: "own"
+    run:
+        Path(output[0]).touch()
+rule first:
+    output: "first"
+    group: "pair"
+    shell: "touch {output}"
+rule second:
+    input: "first"
+    output: "grouped"
+    group: "pair"
+    shell: "touch {output}"
+checkpoint many:
+    output: directory("many")
+    shell: "mkdir {output}; touch {output}/1 {output}/2 {output}/3"
+def made(wildcards):
+    return [f"copy{path.name}" for path in sorted(Path(checkpoints.many.get().output[0]).glob("[0-9]"))]
+rule copy:
+    input: "many"
+    output: "copy{n}"
+    shell: "cp many/{wildcards.n} {output}"
+rule copied:
+    input: made
+    output: "copied"
+    shell: "touch {output}"
+"""
+    ).finished()
+    totals, done = zip(*jobs.progressed, strict=True)
+    assert totals[0] == 6
+    assert done[0] == 0
+    assert list(done) == sorted(done)
+    assert list(totals) == sorted(totals)
+    assert jobs.progressed[-1] == (9, 9)
+    first = next(place for place, each in enumerate(totals) if each == 9)
+    assert done[first] < 9 - 4, "it grows before the jobs that the checkpoint brings run"
+    assert len(jobs.executed) == 6, "a group is one job here, and rules that Snakemake runs itself are none"
