@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from drawbar.engine import JobClient, Source, StepFailed
 from drawbar.model import Outputs
 
-from drawbar_snakemake import snapshot
+from drawbar_snakemake import conda, snapshot
 from drawbar_snakemake.executor import ExecutorSettings, Failure
 from drawbar_snakemake.log import RunLog
 from drawbar_snakemake.session import Session, opened
@@ -36,9 +36,10 @@ def execute(source: Source, options: SnakemakeOptions, jobs: JobClient) -> Outpu
         try:
             session.execute(settings)
         except Exception as error:
-            if not settings.failures and not log.failed:
-                raise
-            raise _failure(settings.failures, log) from error
+            if settings.failures or log.failed:
+                raise _failure(settings.failures, log) from error
+            conda.explain(error, session.workflow)
+            raise
         if resumed:
             session.delete_temporary_files()
         sources.settle()

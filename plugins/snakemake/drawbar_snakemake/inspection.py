@@ -15,6 +15,7 @@ from drawbar.model import Resources
 from snakemake.parser import parse
 from snakemake.sourcecache import infer_source_file
 
+from drawbar_snakemake import conda
 from drawbar_snakemake.log import RunLog
 from drawbar_snakemake.session import opened, snakefile_of, untouched
 from drawbar_snakemake.specs import image_of, is_direct, library_of, needs_of
@@ -31,6 +32,7 @@ def inspect(source: Source, options: SnakemakeOptions, workdir: Path) -> Workflo
     log = RunLog(lambda *_: None)
     with opened(source, options, log, workdir=workdir) as session:
         dag = session.determine()
+        conda.check(dag.jobs, session.workflow)
         jobs: dict[str, list[Any]] = defaultdict(list)
         for job in dag.jobs:
             jobs[job.rule.name].append(job)

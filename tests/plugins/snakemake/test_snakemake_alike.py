@@ -47,10 +47,15 @@ def equipped() -> Path:
 
 def run(program, directory, *arguments, python=sys.executable, **environment):
     path = os.pathsep.join([str(Path(python).parent), str(Path(sys.executable).parent), os.environ["PATH"]])
+    program = (*program, "--cores", "2")
+    return called(program, directory, *arguments, python=python, **{"PATH": path, **environment})
+
+
+def called(program, directory, *arguments, python=sys.executable, **environment):
     return subprocess.run(
-        [python, *program, "--cores", "2", *arguments],
+        [python, *program, *arguments],
         cwd=directory,
-        env={**os.environ, "PATH": path, **environment},
+        env={**os.environ, **environment},
         capture_output=True,
         text=True,
         check=False,
@@ -219,13 +224,41 @@ def test_conda_is_ignored_unless_it_is_asked_for(alike):
 
 
 @pytest.mark.skipif(shutil.which("conda") is not None, reason="says what happens without conda")
-def test_where_there_is_no_conda_the_error_is_snakemakes(tmp_path):
+def test_where_there_is_no_conda_the_error_names_the_rule_and_the_remedy(tmp_path):
     (tmp_path / "Snakefile").write_text(CONDA)
     (tmp_path / "env.yaml").write_text("channels: [conda-forge]\ndependencies: [python]\n")
-    for program in (SNAKEMAKE, DRAWBAR):
-        done = run(program, tmp_path, "--sdm", "conda")
-        assert done.returncode != 0
-        assert "Is conda installed and accessible?" in done.stdout + done.stderr
+    plan = ("-m", "drawbar.cli", "plan", "Snakefile", "--backend", "local")
+    for done in (
+        run(DRAWBAR, tmp_path, "--sdm", "conda"),
+        called(plan, tmp_path, "-o", "arguments=--sdm conda"),
+    ):
+        assert done.returncode == 2, done.stderr
+        assert "step a: the rule has a conda environment, and there is no `conda` here (have" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_an_environment_that_conda_cannot_make_is_an_error_that_names_the_rule(tmp_path):
+    (tmp_path / "Snakefile").write_text(CONDA)
+    (tmp_path / "env.yaml").write_text("channels: [conda-forge]\ndependencies: [python]\n")
+    conda = tmp_path / "bin" / "conda"
+    conda.parent.mkdir()
+    conda.write_text(
+        f"""#!/bin/sh
+case "$1 $2" in
+    "info --json") echo '{{"conda_prefix": "{tmp_path}", "platform": "linux-64"}}';;
+    "--version "*) echo "conda 25.9.1";;
+    "config "*) echo '{{"get": {{"channel_priority": "strict"}}}}';;
+    *) echo "CondaHTTPError: no channel can be reached" >&2; exit 1;;
+esac
+"""
+    )
+    conda.chmod(0o755)
+    path = f"{conda.parent}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = called((*DRAWBAR, "--cores", "2"), tmp_path, "--sdm", "conda", PATH=path)
+    assert done.returncode == 2, done.stderr
+    assert "step a: " in done.stderr
+    assert "no channel can be reached" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_report(tmp_path):
