@@ -30,7 +30,7 @@ from snakemake_interface_executor_plugins.registry import ExecutorPluginRegistry
 from snakemake_interface_executor_plugins.settings import CommonSettings, ExecMode, ExecutorSettingsBase
 
 from drawbar_snakemake import snapshot
-from drawbar_snakemake.log import RunLog, tail
+from drawbar_snakemake.log import NESTED_TAIL_LINES, RunLog, tail
 from drawbar_snakemake.specs import Specs, members, step_of
 
 if TYPE_CHECKING:
@@ -330,7 +330,7 @@ class Executor(RealExecutor):  # type: ignore[misc]
             return
         if result.reason is Reason.CANCELLED:
             self.workflow.scheduler._user_kill = "graceful"
-        message = failure_message(asked.job, result)
+        message = failure_message(asked.job, result, nested=not self.specs.direct(asked.job))
         self.failures[asked.spec.identity] = Failure(step_of(asked.job), message, result)
         self.report_job_error(info, msg=message)
 
@@ -368,7 +368,7 @@ def _order(job: Any) -> tuple[bool, float]:
     return job.is_group() or job.rule.shadow_depth != "full", -job.priority
 
 
-def failure_message(job: Any, result: JobResult) -> str:
+def failure_message(job: Any, result: JobResult, *, nested: bool) -> str:
     """How a job failed: its end, its log files, its last words."""
     how = f"failed ({result.reason})"
     if result.reason is Reason.EXIT_CODE:
@@ -381,7 +381,8 @@ def failure_message(job: Any, result: JobResult) -> str:
     for path in dict.fromkeys(str(path) for each in members(job) for path in each.log):
         lines += [f"its log {path}:", *(f"  {line}" for line in tail(path))]
     if result.stderr is not None:
-        lines += [f"its standard error {result.stderr}:", *(f"  {line}" for line in tail(result.stderr))]
+        words = tail(result.stderr, NESTED_TAIL_LINES) if nested else tail(result.stderr)
+        lines += [f"its standard error {result.stderr}:", *(f"  {line}" for line in words)]
     return "\n".join(lines)
 
 

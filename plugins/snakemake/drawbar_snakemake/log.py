@@ -10,8 +10,10 @@ from typing import Any
 from snakemake.logging import DefaultFormatter, logger
 from snakemake_interface_logger_plugins.common import LogEvent
 
-_TAIL_BYTES = 4096
+_TAIL_BYTES = 16384
 _TAIL_LINES = 12
+NESTED_TAIL_LINES = 40
+"""A nested Snakemake says some twenty lines after the last words of the command that failed."""
 _KEPT_ERRORS = 20
 _LEFT_OUT = frozenset({LogEvent.SHELLCMD, LogEvent.JOB_STARTED, LogEvent.DEBUG_DAG})
 
@@ -65,7 +67,7 @@ class RunLog(logging.Handler):
                 self._write("snakemake.logging", record.levelname, line.rstrip(), record.threadName or "")
 
 
-def tail(path: Any) -> list[str]:
+def tail(path: Any, lines: int = _TAIL_LINES) -> list[str]:
     """The last lines of a file, as they may be shown on a terminal; none when it cannot be read."""
     try:
         with Path(path).open("rb") as file:
@@ -74,8 +76,8 @@ def tail(path: Any) -> list[str]:
             text = file.read(_TAIL_BYTES).decode(errors="replace")
     except OSError:
         return []
-    lines = [
+    shown = [
         "".join(each if each.isprintable() or each == "\t" else "\ufffd" for each in line)
         for line in text.splitlines()
     ]
-    return [line for line in lines if line.strip()][-_TAIL_LINES:]
+    return [line for line in shown if line.strip()][-lines:]

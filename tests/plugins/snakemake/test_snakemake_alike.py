@@ -19,7 +19,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-PACKAGES = ("papermill", "ipykernel", "snakemake-storage-plugin-fs")
+PACKAGES = ("papermill", "ipykernel", "snakemake-storage-plugin-fs", "xonsh", "hy")
 BUILD = Path(__file__).parents[3] / "build"
 DRAWBAR = ("-m", "drawbar_snakemake.command")
 SNAKEMAKE = ("-m", "snakemake")
@@ -27,13 +27,13 @@ SNAKEMAKE = ("-m", "snakemake")
 
 @pytest.fixture(scope="session")
 def equipped() -> Path:
-    """A Python with Snakemake, Jupyter and a storage plugin; made once."""
+    """A Python with Snakemake, Jupyter, a storage plugin and languages of scripts; made once."""
     place = BUILD / "snakemake-equipped"
-    python = place / "bin" / "python"
+    python, complete = place / "bin" / "python", place / "complete"
     BUILD.mkdir(exist_ok=True)
     with (BUILD / "snakemake-equipped.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (place / "complete").exists():
+        if not complete.exists() or complete.read_text() != " ".join(PACKAGES):
             subprocess.run([sys.executable, "-m", "venv", "--clear", "--without-pip", place], check=True)
             install = ["-m", "pip", "--python", str(python), "install", "--quiet", *PACKAGES]
             subprocess.run([sys.executable, *install], check=True, stderr=subprocess.DEVNULL)
@@ -41,7 +41,7 @@ def equipped() -> Path:
             (own / "developer.pth").write_text(
                 f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n"
             )
-            (place / "complete").touch()
+            complete.write_text(" ".join(PACKAGES))
     return python
 
 
@@ -122,11 +122,56 @@ rule b:
 def test_a_script_in_r(alike):
     files = alike(
         {
-            "Snakefile": 'rule a:\n    output: "a"\n    params: n=3\n    script: "a.R"\n',
-            "a.R": "cat(snakemake@params[['n']], file=snakemake@output[[1]])\n",
+            "Snakefile": """\
+config["names"] = ["mass", "width"]
+rule all:
+    input: "z.json"
+rule data:
+    output: "z.csv"
+    shell: "printf 'm\\n91\\n92\\n' > {output}"
+rule fit:
+    input: data="{name}.csv"
+    output: "{name}.json"
+    params: scale=0.5, flags=["a", "b"]
+    log: "logs/{name}"
+    threads: 2
+    script: "scripts/fit.R"
+""",
+            "scripts/fit.R": """\
+sink(snakemake@log[[1]])
+print("fitting")
+sink()
+m <- mean(read.csv(snakemake@input[["data"]])$m) * snakemake@params[["scale"]]
+words <- c(snakemake@wildcards[["name"]], snakemake@params[["flags"]], snakemake@config[["names"]])
+cat(m, snakemake@threads, words, snakemake@rule, file = snakemake@output[[1]])
+""",
         }
     )
-    assert files["a"] == b"3"
+    assert files["z.json"] == b"45.75 2 z a b mass width fit"
+    assert files["logs/z"] == b'[1] "fitting"\n'
+
+
+@pytest.mark.skipif(shutil.which("Rscript") is None, reason="needs Rscript")
+def test_a_script_in_r_that_fails_is_named_with_its_words(tmp_path):
+    (tmp_path / "Snakefile").write_text('rule a:\n    output: "a"\n    script: "a.R"\n')
+    (tmp_path / "a.R").write_text('stop("no events are left")\n')
+    done = run(DRAWBAR, tmp_path)
+    assert done.returncode == 1
+    assert "rule a: the job ended with exit code 1" in done.stderr
+    assert "Error: no events are left" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "script"),
+    [
+        ("a.xsh", "echo @(snakemake.params.word) > @(snakemake.output[0])\n"),
+        ("a.hy", '(with [f (open (get snakemake.output 0) "w")] (print snakemake.params.word :file f))\n'),
+    ],
+    ids=["xonsh", "hy"],
+)
+def test_scripts_in_other_languages(alike, equipped, name, script):
+    snakefile = f'rule a:\n    output: "a"\n    params: word="hello"\n    script: "{name}"\n'
+    assert alike({"Snakefile": snakefile, name: script}, python=equipped)["a"] == b"hello\n"
 
 
 def test_a_wrapper_of_a_local_collection(alike):
