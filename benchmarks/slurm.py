@@ -4,7 +4,8 @@
 
 Needs a Slurm that answers (`tests/clusters/slurm start`, and the SLURM_CONF that it prints). P is the
 Python of an environment with snakemake and snakemake-executor-plugin-slurm; each of its jobs starts
-another snakemake, so it gets fewer. All three are used as they come: no poll interval is changed.
+another snakemake, so 1,000 of them take half an hour. All three are used as they come: no poll interval
+is changed.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ RECORD = Path(__file__).resolve().parent.parent / "docs" / "results" / "slurm-be
 TITLE = """\
 # Slurm: {jobs} trivial jobs
 
-`python -m benchmarks.slurm`, {date}: drawbar {version}, {slurm} with 4 nodes on one machine of {cores}
-cores, which runs the jobs too; load average {load:.1f} at the start.
+`python -m benchmarks.slurm`, {date}: drawbar {version}, {slurm} with {nodes} nodes of {cpus} CPUs on one
+machine of {cores} cores, which runs the jobs too; load average {load:.1f} at the start.
 """
 WHERE = {"date": date.today().isoformat(), "version": version("drawbar"), "cores": os.cpu_count()}
 COMMANDS = ("sbatch", "squeue", "sacct", "scancel", "scontrol", "sinfo", "sacctmgr", "srun")
@@ -107,9 +108,11 @@ def main() -> None:
     runs = [(scatter, asked.jobs, ()), (loop, asked.jobs, ())]
     if asked.snakemake_python:
         python = (asked.snakemake_python,)
-        runs += [(scatter, asked.snakemake_jobs, ()), (snakemake, asked.snakemake_jobs, python)]
+        beside = [(scatter, asked.snakemake_jobs, ())] if asked.snakemake_jobs != asked.jobs else []
+        runs += [*beside, (snakemake, asked.snakemake_jobs, python)]
     load = os.getloadavg()[0]
-    slurm = subprocess.run(["sbatch", "--version"], capture_output=True, text=True, check=True).stdout.strip()
+    slurm = _said("sbatch", "--version")
+    cpus = _said("sinfo", "--noheader", "--Node", "--partition=debug", "--format=%c").split()
     lines = [batch.HEAD]
     print(batch.HEAD, flush=True)
     for run, jobs, more in runs:
@@ -117,9 +120,12 @@ def main() -> None:
             lines.append(run(Path(temporary).resolve(), jobs, *more).row)
             print(lines[-1], flush=True)
     if asked.record:
-        RECORD.write_text(
-            "\n".join([TITLE.format(jobs=asked.jobs, slurm=slurm, load=load, **WHERE), *lines, ""])
-        )
+        title = TITLE.format(jobs=asked.jobs, slurm=slurm, nodes=len(cpus), cpus=cpus[0], load=load, **WHERE)
+        RECORD.write_text("\n".join([title, *lines, ""]))
+
+
+def _said(*argv: str) -> str:
+    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.strip()
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
 A subclass says how jobs are handed over (`hand_over`), listed (`queue`), looked up when they have left
 the queue (`history`) and removed (`stop`); the rest is here. The scheduler is asked once per interval
 for all jobs together, and each job tells of its end by itself, through a record in its directory and
-a notice that is looked for every second. The record is the truth; the scheduler's word counts for
-jobs that could not write one.
+a notice that is looked for twice a second, whether the scheduler answers or not. The record is the
+truth; the scheduler's word counts for jobs that could not write one.
 
 The directory of an attempt, and with it the run's, must be on a file system that the nodes share with
 this machine. What is in it is described in `drawbar.batchscript`.
@@ -47,8 +47,8 @@ from drawbar.runtime import NoImage
 BASE_ENVIRONMENT = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "TZ")
 """Variables of the driver that the scheduler's commands, and through them jobs, may get."""
 
-_LOOK_S = 0.5
-"""How often is looked for notices of jobs that ended."""
+LOOK_S = 0.5
+"""How long after one look for notices of jobs that ended the next one is taken, in seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,12 +115,12 @@ class BatchBackend(Backend):
         super().__init__(options)
         self.budget = Budget(per_minute=self.options.calls_per_minute)
         self._pause = Pause()
-        self._in_trouble = False
         self._jobs = Jobs(self, settle_s=self.options.settle_s, poll_s=self.options.poll_s, tell=self._tell)
         self._lock = threading.Lock()  # guards what follows
         self._submitting: set[str] = set()
         self._parked: deque[Batch] = deque()
-        self._watcher: threading.Thread | None = None
+        self._troubles = {"records": "", "scheduler": ""}
+        self._watchers: list[threading.Thread] = []
 
     # what a subclass gives
 
@@ -209,8 +209,10 @@ class BatchBackend(Backend):
     def start(self, events: EventSink) -> None:
         """Begin to watch; nothing is asked while there is no job."""
         self._events = events
-        self._watcher = threading.Thread(target=self._watch, name=f"drawbar-{self.name}-watch", daemon=True)
-        self._watcher.start()
+        for watch in (self._watch_records, self._watch_scheduler):
+            thread = threading.Thread(target=watch, name=f"drawbar-{self.name}{watch.__name__}", daemon=True)
+            self._watchers.append(thread)
+            thread.start()
 
     def submit(self, attempts: Sequence[Attempt]) -> Sequence[Submission]:
         """Accepted also when the scheduler is too busy to take a job now: it is handed over later."""
@@ -251,7 +253,7 @@ class BatchBackend(Backend):
             if under_way := [each.spec.name for each in attempts if each.tag in self._submitting]:
                 raise BackendError(f"{under_way[0]} is still being submitted", transient=True)
         answer: dict[str, JobStatus] = {}
-        left = []
+        left, closed = [], []
         with _using_records():
             for attempt in attempts:
                 status = self._jobs.status(attempt.tag)
@@ -264,6 +266,8 @@ class BatchBackend(Backend):
                     left.append(attempt)
                 elif Path(attempt.record).parent.exists():
                     batchscript.claim(attempt.record)
+                    closed.append(attempt.record)
+            batchscript.flush(closed)
         if left:
             self._jobs.ask()
         answer |= {each.tag: status for each in left if (status := self._jobs.status(each.tag))}
@@ -286,8 +290,8 @@ class BatchBackend(Backend):
     def close(self) -> None:
         """Jobs go on; those that were not handed over yet are found by their records, and repeated."""
         self.budget.closing.set()
-        if self._watcher is not None:
-            self._watcher.join()
+        for watcher in self._watchers:
+            watcher.join()
 
     # submitting
 
@@ -313,10 +317,9 @@ class BatchBackend(Backend):
         ]
         for attempt, place in zip(fresh, places, strict=True):
             batchscript.write_submission(attempt.record, place)
-        notices = f"{batch.directory}/notices"
-        Path(notices).mkdir(parents=True)
+        Path(places[0].notices).mkdir(parents=True)
         for attempt, place in zip(fresh, places, strict=True):
-            text = batchscript.script(attempt, f"{notices}/{place.index}", self._surroundings)
+            text = batchscript.script(attempt, place, self._surroundings)
             batchscript.write_text(f"{attempt.record}/job", text)
         batchscript.write_text(batch.script, self.launcher(fresh), durably=True)
         Path(batch.script).chmod(Path(batch.script).stat().st_mode | 0o111)
@@ -395,16 +398,25 @@ class BatchBackend(Backend):
 
     # watching
 
-    def _watch(self) -> None:
-        while not self.budget.closing.wait(_LOOK_S):
+    def _watch_records(self) -> None:
+        """Apart from the scheduler: it may take a minute to answer, and ends are known all the same."""
+        while not self.budget.closing.wait(LOOK_S):
             try:
                 self._jobs.look()
-                if self._pause.over:
-                    if self._jobs.due or (self._parked and self._in_trouble):
-                        self._jobs.ask()
-                        self._well()
-                    self._unpark()
+                self._trouble("records", "")
             except Exception as error:  # whatever it is, other jobs are still to be watched
+                self._trouble("records", f"the records of jobs cannot be used: {error}")
+
+    def _watch_scheduler(self) -> None:
+        while not self.budget.closing.wait(LOOK_S):
+            try:
+                if self._pause.over:
+                    if self._jobs.due or (self._parked and self._troubles["scheduler"]):
+                        self._jobs.ask()
+                        self._pause.end()
+                        self._trouble("scheduler", "")
+                    self._unpark()
+            except Exception as error:  # as above
                 if not self.budget.closing.is_set():
                     self._troubled(error)
 
@@ -422,14 +434,15 @@ class BatchBackend(Backend):
 
     def _troubled(self, error: Exception) -> None:
         self._pause.longer()
-        self._in_trouble = True
-        self._events.trouble(str(error))
+        self._trouble("scheduler", str(error))
 
-    def _well(self) -> None:
-        self._pause.end()
-        if self._in_trouble:
-            self._in_trouble = False
-            self._events.trouble("")
+    def _trouble(self, what: str, message: str) -> None:
+        with self._lock:
+            if self._troubles[what] == message:
+                return
+            self._troubles[what] = message
+            text = "; ".join(filter(None, self._troubles.values()))
+        self._events.trouble(text)
 
 
 class CommandLineBackend(BatchBackend):

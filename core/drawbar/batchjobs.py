@@ -92,7 +92,7 @@ class _Notices:
 
 
 class Jobs:
-    """For any thread. `tell` is given what has changed, never while a lock is held.
+    """For any thread. `tell` is given what has changed, in order: nothing of a job after its end.
 
     `settle_s` is how long a job may be unknown to everybody before it is lost, `poll_s` how long the
     scheduler is left alone at most.
@@ -109,8 +109,10 @@ class Jobs:
         self._scheduler = scheduler
         self._settle_s = settle_s
         self._poll_s = poll_s
-        self._tell = tell
+        self._sink = tell
         self._asking = threading.Lock()
+        self._closed: list[str] = []  # records that must stay closed once the ends of their jobs are told
+        self._telling = threading.Lock()
         self._lock = threading.RLock()  # guards what follows
         self._jobs: dict[str, Job] = {}
         self._ended: dict[str, JobStatus] = {}
@@ -137,7 +139,7 @@ class Jobs:
             job = self._jobs[attempt.tag] = Job(attempt, place)
             notices = self._notices.get(place.directory)
             if notices is None:
-                path = Path(place.directory, "notices")
+                path = Path(place.notices)
                 notices = self._notices[place.directory] = _Notices(path, on_network(path))
             notices.tags[str(place.index)] = attempt.tag
             if handed_over:
@@ -168,7 +170,7 @@ class Jobs:
         """The end of a job, the first time that it is told. What nobody claimed can start no more."""
         if evidence.get("end") is None:
             with contextlib.suppress(OSError):
-                batchscript.claim(job.attempt.record)
+                self._close(job)
                 self._scheduler.withdraw(job.place)
         status = batchresults.ended(job.attempt, reason, message, native_id=job.native_id, **evidence)
         with self._lock:
@@ -191,6 +193,13 @@ class Jobs:
             status = batchresults.ended(attempt, reason, message, end=end)
             return self._ended.setdefault(attempt.tag, status)
 
+    def _tell(self, statuses: Sequence[JobStatus]) -> None:
+        with self._telling:
+            with self._lock:
+                statuses = [each for each in statuses if each.state.terminal or each.tag in self._jobs]
+            if statuses:
+                self._sink(statuses)
+
     # notices
 
     def look(self) -> None:
@@ -211,10 +220,12 @@ class Jobs:
 
     def _noticed(self, job: Job) -> list[JobStatus]:
         end = batchscript.read_end(job.attempt.record)
-        if end is None or (end.why == batchscript.SIGNAL and job.verdict is None):
-            self.hurry()  # the scheduler knows who asked it to stop, and why
-            return []
-        return self._settle(job, None, gone=end.why == batchscript.SIGNAL)
+        if end is not None and end.why != batchscript.SIGNAL:
+            return self._end_by_record(job, end)
+        if end is not None and job.verdict is not None:
+            return self.end(job, *job.verdict, end=end, seen=job.last)
+        self.hurry()  # the scheduler knows who asked it to stop, and why
+        return []
 
     # questions to the scheduler
 
@@ -244,7 +255,10 @@ class Jobs:
             old, patience_s = self._look_back(gone)
             for job in gone:
                 seen = old.get((job.place.batch, job.place.index))
-                news += self._settle(job, seen, gone=True, patience_s=patience_s)
+                news += self._settle(job, seen, patience_s)
+            closed, self._closed = self._closed, []
+            with contextlib.suppress(OSError):
+                batchscript.flush(closed)
             with self._lock:
                 now = time.monotonic()
                 self._rest_until = now + _REST * (now - began)
@@ -304,7 +318,7 @@ class Jobs:
                 if seen is None:
                     gone.append(job)
                 else:
-                    news += self._settle(job, seen, gone=True)
+                    news += self._settle(job, seen)
                 continue
             job.gone_since, job.native_id = None, seen.native_id or job.native_id
             state = job.state if job.state is JobState.RUNNING else seen.state
@@ -317,24 +331,22 @@ class Jobs:
                 unwanted.append(job)
         return news, unwanted, gone
 
-    def _settle(
-        self, job: Job, seen: Seen | None, *, gone: bool, patience_s: float | None = None
-    ) -> list[JobStatus]:
-        """The end of a job, if it is certain; `gone` when it does not run at the scheduler any more."""
+    def _end_by_record(self, job: Job, end: End) -> list[JobStatus]:
+        return self.end(job, *batchresults.by_record(job.attempt, end), end=end)
+
+    def _settle(self, job: Job, seen: Seen | None, patience_s: float | None = None) -> list[JobStatus]:
+        """The end, if it is certain, of a job that does not run at the scheduler any more."""
         attempt = job.attempt
-        if gone:
-            self._scheduler.collect(attempt, job.place)
+        self._scheduler.collect(attempt, job.place)
         end = batchscript.read_end(attempt.record)
         if end is not None and end.why != batchscript.SIGNAL:
-            return self.end(job, *batchresults.by_record(attempt, end), end=end)
-        if not gone:
-            return []
+            return self._end_by_record(job, end)
         job.last = seen = seen if seen is not None and seen.state.terminal else job.last
         if job.verdict is not None:
             return self.end(job, *job.verdict, end=end, seen=seen)
         if seen is not None and seen.reason is not None:
             reason, message = seen.reason, seen.message or seen.native_state
-            if seen.unless_begun is not None and batchscript.claim(attempt.record):
+            if seen.unless_begun is not None and self._close(job):
                 reason = seen.unless_begun
                 message = f"it did not begin on {seen.host}: {message}; is {attempt.record} seen there?"
             return self.end(job, reason, message, end=end, seen=seen)
@@ -344,12 +356,19 @@ class Jobs:
             return self.end(job, *batchresults.by_record(attempt, end), end=end, seen=seen)
         return self._give_up(job, end, seen) if waited else []
 
+    def _close(self, job: Job) -> bool:
+        """Whether it had not begun; then it never will, also after a crash of this machine."""
+        never_started = batchscript.claim(job.attempt.record)
+        if never_started:
+            self._closed.append(job.attempt.record)
+        return never_started
+
     def _give_up(self, job: Job, end: End | None, seen: Seen | None) -> list[JobStatus]:
         """The end of a job that has left the scheduler, and whose record does not come."""
         attempt = job.attempt
         if batchscript.started_again(attempt.record):
             return self.end(job, Reason.EVICTED, "the scheduler started it a second time", seen=seen)
-        never_started = batchscript.claim(attempt.record)
+        never_started = self._close(job)
         if seen is not None and seen.exit_code is not None and not never_started:
             reason, message = batchresults.by_scheduler(attempt, seen, seen.exit_code)
             return self.end(job, reason, message, seen=seen)

@@ -10,8 +10,10 @@ In the attempt's directory:
     start, end   what the script knows of the job, each complete from the moment it exists
     stdout, stderr
 
-`start` and `end` are lines of `name=value`. `end` says how the command ended, and with `why` that it
-was made to: `walltime`, or `signal` when the scheduler asked the script itself to stop.
+`submission`, `start` and `end` are lines of `name=value`. `end` says how the command ended, and with `why`
+that it was made to: `walltime`, or `signal` when the scheduler asked the script itself to stop. `start`
+repeats what `submission` says, so that a job that began is known even if this machine crashed and lost
+the other (docs/adr/0061).
 
 The script needs bash (4 or newer) and coreutils. Everything that a specification says stands in it
 as one quoted word.
@@ -20,10 +22,11 @@ as one quoted word.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,7 +86,8 @@ if ! mkdir -- "$record/claim" 2>/dev/null; then
   exit 74
 fi
 started=$(date +%s.%N)
-printf '%s=%s\n' started "$started" host "$host" >"$record/.start"
+printf '%s=%s\n' started "$started" host "$host" batch "$batch" index "$index" directory "$batch_directory" \
+  >"$record/.start"
 mv -f -- "$record/.start" "$record/start"
 trap 'stop signal' TERM INT
 trap 'stop walltime' USR1
@@ -128,6 +132,7 @@ done
 trap '' TERM INT USR1
 finish "$code" ''
 """
+_WHOLE = "# This line says that the script is whole."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +166,11 @@ class Submitted:
     index: int
     directory: str
 
+    @property
+    def notices(self) -> str:
+        """The directory in which the jobs of the batch tell of their ends."""
+        return f"{self.directory}/notices"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
@@ -187,8 +197,8 @@ class End:
     """`made` or `unmade` for a job that was to run in an image."""
 
 
-def script(attempt: Attempt, notice: str, surroundings: Surroundings) -> str:
-    """The text of the script for an attempt; it makes the file `notice` when the job has ended.
+def script(attempt: Attempt, place: Submitted, surroundings: Surroundings) -> str:
+    """The text of the script for an attempt; at its end it makes a file with its index in `notices`.
 
     ValueError as `Surroundings.command` has it.
     """
@@ -198,7 +208,10 @@ def script(attempt: Attempt, notice: str, surroundings: Surroundings) -> str:
     walltime = "" if spec.resources.walltime_s is None else f"{spec.resources.walltime_s:.3f}"
     values = {
         "record": attempt.record,
-        "notice": notice,
+        "batch": place.batch,
+        "index": str(place.index),
+        "batch_directory": place.directory,
+        "notice": f"{place.notices}/{place.index}",
         "directory": spec.directory,
         "in": spec.stdin or "/dev/null",
         "out": spec.stdout or f"{attempt.record}/stdout",
@@ -226,7 +239,7 @@ def script(attempt: Attempt, notice: str, surroundings: Surroundings) -> str:
             *surroundings.prolog,
             *((_MODULES, modules) if modules else ()),
             f"run_job() {{\n  {command}\n}}",
-            _TAIL.replace("REDIRECT", "&1" if values["err"] == values["out"] else '"$err"'),
+            _TAIL.replace("REDIRECT", "&1" if values["err"] == values["out"] else '"$err"') + _WHOLE,
         ]
     )
 
@@ -242,7 +255,8 @@ done
 def launcher(records: Sequence[str], index_variable: str) -> str:
     """The script that is handed to the scheduler for a batch: task N runs the script in the Nth directory.
 
-    `index_variable` is where the scheduler puts N, counted from 1.
+    `index_variable` is where the scheduler puts N, counted from 1. A script that lost its end with a crash
+    of this machine is not begun.
     """
     listed = " ".join(map(shlex.quote, records))
     number = f'"${{{index_variable}:-1}}"' if index_variable else "1"
@@ -251,20 +265,41 @@ def launcher(records: Sequence[str], index_variable: str) -> str:
         "# A batch of jobs, made by drawbar.\n"
         f"records=({listed})\n"
         f"number={number}\n"
-        'exec /bin/bash -- "${records[number - 1]}/job"\n'
+        "job=${records[number - 1]}/job\n"
+        f'[[ $(tail -n 1 -- "$job") == {shlex.quote(_WHOLE)} ]] || {{\n'
+        '  echo "drawbar: $job is not there, or not whole" >&2\n'
+        "  exit 74\n"
+        "}\n"
+        'exec /bin/bash -- "$job"\n'
     )
 
 
 def claim(record: str) -> bool:
     """Close an attempt that no script has claimed, so that none ever will; False when one had.
 
-    Raises OSError when neither is known.
+    Raises OSError when neither is known. A crash of the machine undoes it, unless `flush` follows.
     """
     try:
         Path(record, _CLAIM).mkdir(parents=True)
     except FileExistsError:
         return False
     return True
+
+
+def flush(records: Iterable[str]) -> None:
+    """Have these directories outlive a crash of the machine, with all that is in them.
+
+    One call for each file system, since one for each file takes up to 30 ms. Raises OSError.
+    """
+    devices = {Path(record).stat().st_dev: record for record in records}
+    for record in devices.values():
+        descriptor = os.open(record, os.O_RDONLY)
+        try:
+            if ctypes.CDLL(None, use_errno=True).syncfs(descriptor):
+                number = ctypes.get_errno()
+                raise OSError(number, os.strerror(number), record)
+        finally:
+            os.close(descriptor)
 
 
 def withdraw(record: str) -> None:
@@ -287,16 +322,14 @@ def write_submission(record: str, place: Submitted) -> None:
 
 def read_submission(record: str) -> Submitted | None:
     """Where an attempt was submitted, or None when it never was. Raises OSError when that cannot be seen."""
-    text = _text(Path(record, _SUBMISSION))
-    if text is None:
-        return None
-    values = _values(text)
-    index = values.get("index", "")
-    return Submitted(
-        batch=values.get("batch", ""),
-        index=int(index) if index.isdecimal() else 0,
-        directory=values.get("directory", ""),
-    )
+    for name in (_SUBMISSION, "start"):
+        text = _text(Path(record, name)) or ""
+        values = _values(text)
+        if text.endswith("\n") and (directory := values.get("directory")):
+            index = values.get("index", "")
+            batch = values.get("batch", "")
+            return Submitted(batch=batch, index=int(index) if index.isdecimal() else 0, directory=directory)
+    return None
 
 
 def read_end(record: str) -> End | None:

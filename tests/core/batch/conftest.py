@@ -67,7 +67,7 @@ class Fake:
 def fake(tmp_path):
     fake = Fake(tmp_path / "fake")
     yield fake
-    for name in ("paused", "down", "deaf"):
+    for name in ("paused", "down", "deaf", "silent"):
         (fake.state / name).unlink(missing_ok=True)
     give_up = time.monotonic() + 60
     while fake.busy():  # no job outlives its test

@@ -1,8 +1,8 @@
 """Stands for qsub, qstat and qdel: the first argument says which. State is in the directory FAKE_PBS.
 
 Files in it make it misbehave: `down` (cannot be reached), `deaf` (qsub never answers, and `deaf` says
-whether the batch is taken), `refusing`, `paused` (jobs wait), `forgetful` (ended jobs are not listed),
-`rude` (qdel kills at once, and nothing else is told of a job's end).
+whether the batch is taken), `silent` (qstat never answers), `refusing`, `paused` (jobs wait), `forgetful`
+(ended jobs are not listed), `stuck` (all jobs are said to run, for ever).
 """
 
 from __future__ import annotations
@@ -60,6 +60,8 @@ def qsub(arguments: list[str]) -> None:
 
 
 def qstat(arguments: list[str]) -> None:
+    while (STATE / "silent").exists():
+        time.sleep(0.05)
     jobs = {}
     for pid in STATE.glob("*.pid"):
         number, index, _ = pid.name.split(".")
@@ -67,6 +69,10 @@ def qstat(arguments: list[str]) -> None:
         name = f"{number}[{index}].fake" if index != "0" else f"{number}.fake"
         state = "R" if Path(f"{task}.started").exists() else "Q"
         job = {"Job_Name": (STATE / f"{number}.batch").read_text(), "job_state": state}
+        if (STATE / "stuck").exists():
+            job["job_state"] = "R"
+            jobs[name] = job
+            continue
         with contextlib.suppress(FileNotFoundError):
             code = Path(f"{task}.exit").read_text().strip()
             if (STATE / "forgetful").exists():

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from drawbar import batch, batchscript
 from drawbar.backend import Accepted, InDoubt, Refused
 from drawbar.batchjobs import Jobs
 from drawbar.batchresults import Seen
@@ -234,6 +235,164 @@ def test_a_missing_command_is_named(open_driver):
     (answer,) = driver.submit(driver.shell("exit 0"))
     assert "no command 'qsub'" in answer.message
     assert Path("/nowhere").exists() is False
+
+
+def test_an_end_is_seen_while_a_question_to_the_scheduler_is_not_answered(driver, fake):
+    fake.set("silent")
+    gate = driver.directory / "gate"
+    attempt = driver.gated(gate)
+    driver.run(attempt)
+    fake.wait_for_call("qstat", 1)
+    gate.touch()
+    assert driver.end(attempt).ok
+    assert fake.calls("qstat") == 1  # it has not even answered that one
+    fake.clear("silent")
+
+
+def test_an_end_is_seen_while_the_scheduler_says_that_the_job_runs(driver, fake):
+    fake.set("stuck")
+    attempt = ledger_job(driver)
+    driver.run(attempt)
+    assert driver.end(attempt).ok
+    assert driver.find(attempt)[attempt.tag].state is JobState.FINISHED
+
+
+def test_one_look_after_the_end_is_enough_and_the_next_look_is_never_far(driver, fake):
+    """So an end is known within the time between two looks and that of one, whatever the scheduler says."""
+    assert batch.LOOK_S <= 0.5
+    told = []
+
+    class Never:
+        def queue(self):
+            raise AssertionError("it is not asked")
+
+    jobs = Jobs(Never(), settle_s=1, poll_s=1, tell=told.extend)
+    attempts = [driver.shell("exit 0") for _ in range(3)]
+    for index, attempt in enumerate(attempts, 1):
+        record = Path(attempt.record)
+        (record / "notices").mkdir(parents=True)
+        jobs.add(attempt, Submitted(batch="b", index=index, directory=attempt.record), handed_over=True)
+        (record / "end").write_text("exit=0\nstarted=1\nfinished=2\nhost=n1\n")
+    jobs.look()
+    assert told == []  # a job writes its record first, and then its notice
+    for index, attempt in enumerate(attempts, 1):
+        Path(attempt.record, "notices", str(index)).touch()
+    jobs.look()
+    assert [(each.tag, each.state) for each in told] == [
+        (attempt.tag, JobState.FINISHED) for attempt in attempts
+    ]
+    jobs.look()
+    assert len(told) == 3
+
+
+def test_nothing_is_told_of_a_job_after_its_end(driver, tmp_path):
+    """The scheduler said that it runs; its record is seen before that is told."""
+    told = []
+
+    class Slow:
+        def queue(self):
+            return [Seen(batch="b", index=1, state=JobState.RUNNING)]
+
+        def history(self, names):  # of the other job
+            (tmp_path / "notices" / "1").touch()
+            jobs.look()
+            return ()
+
+        def collect(self, attempt, place):
+            pass
+
+    jobs = Jobs(Slow(), settle_s=60, poll_s=1, tell=told.extend)
+    (tmp_path / "notices").mkdir()
+    for index in (1, 2):
+        attempt = driver.shell("exit 0")
+        Path(attempt.record).mkdir(parents=True)
+        jobs.add(attempt, Submitted(batch="b", index=index, directory=str(tmp_path)), handed_over=True)
+        if index == 1:
+            Path(attempt.record, "end").write_text("exit=0\n")
+    jobs.ask()
+    assert [each.state for each in told] == [JobState.FINISHED]
+
+
+@pytest.fixture(params=["lost", "empty", "torn"])
+def crash(request):
+    """What a crash of the submitting machine leaves of a file that was not flushed."""
+
+    def crash(path: Path) -> None:
+        if request.param == "lost":
+            path.unlink()
+        else:
+            os.truncate(path, 0 if request.param == "empty" else path.stat().st_size * 2 // 3)
+
+    return crash
+
+
+def test_a_job_that_began_is_found_though_its_submission_is_lost(driver, fake, crash):
+    gates = [driver.directory / f"gate{number}" for number in range(2)]
+    attempts = [driver.gated(gate) for gate in gates]
+    driver.run(*attempts)
+    for gate in gates:
+        driver.wait_for(gate.with_name(f"{gate.name}.ledger").exists, "it starts")
+    driver.close()
+    for attempt in attempts:
+        crash(Path(attempt.record, "submission"))
+    driver.open()
+    found = driver.find(*attempts)
+    assert [found[attempt.tag].state for attempt in attempts] == [JobState.RUNNING] * 2
+    for gate, attempt in zip(gates, attempts, strict=True):
+        gate.touch()
+        assert driver.end(attempt).ok
+        assert gate.with_name(f"{gate.name}.ledger").read_text() == "started\n"
+
+
+def test_a_job_that_did_not_begin_cannot_any_more_once_its_submission_is_lost(driver, fake, crash):
+    fake.set("paused")
+    attempts = [ledger_job(driver, number) for number in range(2)]
+    driver.run(*attempts)
+    driver.close()
+    for attempt in attempts:
+        crash(Path(attempt.record, "submission"))
+    driver.open()
+    assert driver.find(*attempts) == {}  # so it is repeated
+    fake.clear("paused")
+    for attempt in attempts:
+        driver.wait_for(Path(attempt.record, "again").exists, "the job comes too late")
+    assert ledger(driver) == []
+
+
+def test_a_script_that_a_crash_left_incomplete_does_nothing(driver, fake, crash):
+    fake.set("paused")
+    attempts = [ledger_job(driver, number) for number in range(2)]
+    driver.run(*attempts)
+    for attempt in attempts:
+        crash(Path(attempt.record, "job"))
+    fake.clear("paused")
+    for attempt in attempts:
+        assert driver.end(attempt).reason is Reason.LOST
+    assert ledger(driver) == []
+
+
+def test_what_will_be_repeated_is_closed_on_disk_before_it_is_told(open_driver, fake, monkeypatch):
+    order = []
+    flush = batchscript.flush
+
+    def note(records):
+        order.extend(records := list(records))
+        flush(records)
+
+    monkeypatch.setattr(batchscript, "flush", note)
+    driver = open_driver(call_timeout_s=1.0)
+    never = ledger_job(driver)
+    Path(never.record).parent.mkdir(parents=True, exist_ok=True)
+    assert driver.find(never) == {}
+    assert order == [never.record]
+    fake.set("deaf", "not taken")
+    lost = ledger_job(driver)
+    driver.submit(lost)
+    tell = driver.backend._jobs._sink
+    driver.backend._jobs._sink = lambda statuses: (order.append(statuses[-1].state), tell(statuses))
+    fake.clear("deaf")
+    assert driver.end(lost).reason is Reason.LOST
+    assert order == [never.record, lost.record, JobState.FAILED]
 
 
 def test_a_slow_scheduler_is_asked_more_rarely(driver, tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from drawbar import batchscript
 from drawbar.backend import Attempt
-from drawbar.batchscript import Surroundings
+from drawbar.batchscript import Submitted, Surroundings
 from drawbar.model import JobSpec, Resources
 from drawbar.runtime import Runtime
 
@@ -26,9 +26,9 @@ def make(tmp_path):
         attempt = Attempt(
             tag="db-1", run="r", number=1, record=str(record), workspace=str(tmp_path), spec=spec
         )
-        text = batchscript.script(
-            attempt, str(tmp_path / "notice"), surroundings or Surroundings(grace_s=0.3)
-        )
+        (tmp_path / "notices").mkdir()
+        place = Submitted(batch="db-1", index=0, directory=str(tmp_path))
+        text = batchscript.script(attempt, place, surroundings or Surroundings(grace_s=0.3))
         batchscript.write_text(str(record / "job"), text)
         return record
 
@@ -68,7 +68,7 @@ def test_the_record_is_complete(make, tmp_path):
     assert 1e9 < end.started <= end.finished
     assert (record / "stdout").read_text() == "out\n"
     assert (record / "stderr").read_text() == "err\n"
-    assert (tmp_path / "notice").exists()
+    assert (tmp_path / "notices" / "0").exists()
     begun = batchscript.read_start(str(record))
     assert (begun.host, begun.started) == ("n7", end.started)
 
