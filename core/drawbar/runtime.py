@@ -55,6 +55,20 @@ the shell itself has.
 """
 
 
+_ENTRY_POINT = r"""
+if [ -r /.singularity.d/runscript ]; then
+  while read -r line; do
+    case $line in OCI_ENTRYPOINT=*) eval "$line"; eval "set -- $OCI_ENTRYPOINT \"\$@\""; break ;; esac
+  done </.singularity.d/runscript
+fi
+"""
+"""For the shell of the image: puts the image's entry point before the command.
+
+The programs note that of an image of Docker's kind in its `runscript`, as words for a shell, when they
+make a file or an unpacked directory of it.
+"""
+
+
 class NoImage(ValueError):
     """A job's image is not here."""
 
@@ -221,7 +235,7 @@ def _script(spec: JobSpec, inside: Mapping[str, str]) -> str:
         words.append(f">{shlex.quote(spec.stdout)}")
     if spec.stderr is not None:
         words.append("2>&1" if spec.stderr == spec.stdout else f"2>{shlex.quote(spec.stderr)}")
-    return " ".join(words)
+    return (_ENTRY_POINT.lstrip() if spec.entry_point else "") + " ".join(words)
 
 
 def _pack(script: str) -> str:

@@ -115,7 +115,8 @@ def alike(attempt: Attempt) -> str:
     """Equal for attempts that may share a pod: same run and step, and the same wishes."""
     spec = attempt.spec
     wishes = (attempt.run, attempt.workspace, spec.step, spec.image, spec.workspace, spec.network)
-    return repr((*wishes, spec.resources, spec.mounts, spec.collection_root, sorted(spec.hints.items())))
+    place = (spec.entry_point, spec.mounts, spec.collection_root)
+    return repr((*wishes, spec.resources, *place, sorted(spec.hints.items())))
 
 
 def refusal(attempt: Attempt, options: KubernetesOptions) -> str | None:
@@ -241,7 +242,8 @@ def _pod(attempts: Sequence[Attempt], options: KubernetesOptions, size: int) -> 
             {
                 "name": template.JOB,
                 "image": spec.image,
-                "command": [
+                # Arguments alone are given to the image's entry point, which is to end with `exec "$@"`.
+                "args" if spec.entry_point else "command": [
                     _escaped(text)
                     for text in script.arguments(
                         [(each.record, each.spec.resources.walltime_s) for each in attempts],

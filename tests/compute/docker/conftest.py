@@ -16,6 +16,7 @@ from drawbar_docker.backend import DockerBackend
 from drawbar_docker.engine import Engine
 
 sys.path.insert(0, str(Path(__file__).parent))  # for docker_driver
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for registry
 
 CLUSTERS = Path(__file__).parents[2] / "clusters"
 

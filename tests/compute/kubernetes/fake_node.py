@@ -13,7 +13,7 @@ from pathlib import Path
 def begin(pod: dict, place: str, moved: str) -> subprocess.Popen:
     """What a container would run, as a process of this machine."""
     container = pod["spec"]["containers"][0]
-    command = [text.replace("$$", "$") for text in container["command"]]
+    command = [text.replace("$$", "$") for text in command_of(container)]
     if place:
         command = [text.replace(place, moved) for text in command]
     environment = {"PATH": os.environ["PATH"], "HOME": "/"}
@@ -35,9 +35,14 @@ def begin(pod: dict, place: str, moved: str) -> subprocess.Popen:
     )
 
 
+def command_of(container: dict) -> list[str]:
+    """What an image without an entry point is started with."""
+    return container.get("command") or container["args"]
+
+
 def pretend(pod: dict) -> int:
     """What a job that does nothing leaves in its directory."""
-    command = pod["spec"]["containers"][0]["command"]
+    command = command_of(pod["spec"]["containers"][0])
     size, records = int(command[6]), command[7::2]
     index = pod["metadata"].get("annotations", {}).get("batch.kubernetes.io/job-completion-index", 0)
     for record in records[int(index) * size :][:size]:

@@ -254,6 +254,16 @@ def test_commands_are_not_expanded():
     assert "$" not in "".join(command).replace("$$", "")
 
 
+def test_an_entry_point_is_left_out_unless_the_job_wants_it():
+    containers = [
+        job(attempt(entry_point=wanted))["spec"]["template"]["spec"]["containers"][0]
+        for wanted in (False, True)
+    ]
+    assert [each.keys() & {"command", "args"} for each in containers] == [{"command"}, {"args"}]
+    assert containers[0]["command"] == containers[1]["args"]
+    assert len({manifest.alike(attempt(entry_point=wanted)) for wanted in (False, True)}) == 2
+
+
 def test_names_fit_into_those_of_pods():
     tag = "db-" + "0" * 32
     for tags in ([tag], ["Not A Name"], ["x" * 100], [tag, "db-1"], ["db-1", tag]):

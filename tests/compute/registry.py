@@ -15,6 +15,7 @@ import secrets
 import tarfile
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
@@ -61,7 +62,7 @@ class Registry:
         """What the image is called with a tag."""
         return f"{self.address}/{self.name}:{tag}"
 
-    def set(self, tag: str, version: str) -> str:
+    def set(self, tag: str, version: str, entry_point: Sequence[str] = ()) -> str:
         """Let a tag mean a version of the image, which differs in a label; its digest.
 
         Another label makes it an image that no engine has kept from an earlier registry.
@@ -70,7 +71,11 @@ class Registry:
             {
                 "architecture": "amd64",
                 "os": "linux",
-                "config": {"Labels": {"version": version, "registry": self._mark}, "Env": ["PATH=/bin"]},
+                "config": {
+                    "Labels": {"version": version, "registry": self._mark},
+                    "Env": ["PATH=/bin"],
+                    **({"Entrypoint": list(entry_point)} if entry_point else {}),
+                },
                 "rootfs": {"type": "layers", "diff_ids": [digest(self._layer)]},
             }
         ).encode()
