@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from drawbar.runtime import Runtime
 from drawbar.testing.driver import Driver
 from drawbar_htcondor.backend import HTCondorBackend
 
@@ -61,8 +62,10 @@ class Pool:
             assert time.monotonic() < give_up
             time.sleep(0.2)
 
-    def backend(self, **options) -> HTCondorBackend:
-        return HTCondorBackend(HTCondorBackend.Options.parse({**self.options, **options}, where="test"))
+    def backend(self, runtime: Runtime | None = None, **options) -> HTCondorBackend:
+        backend = HTCondorBackend(HTCondorBackend.Options.parse({**self.options, **options}, where="test"))
+        backend.runtime = runtime
+        return backend
 
 
 def usable(suite: str | None = None) -> dict[str, str] | None:
@@ -70,11 +73,11 @@ def usable(suite: str | None = None) -> dict[str, str] | None:
     environment = {**os.environ, **({"DBTEST_CONDOR_SUITE": suite} if suite else {})}
     try:
         shown = subprocess.run(
-            [SCRIPT, "env"], env=environment, capture_output=True, text=True, check=True, timeout=10
+            [SCRIPT, "env"], env=environment, capture_output=True, text=True, check=True, timeout=60
         ).stdout
         variables = dict(line.split("=", 1) for line in shown.splitlines())
         query = [f"{variables['DBTEST_CONDOR_BIN']}/condor_q"]
-        subprocess.run(query, capture_output=True, check=True, timeout=30)
+        subprocess.run(query, capture_output=True, check=True, timeout=60)
     except (OSError, subprocess.SubprocessError):
         return None
     return variables
@@ -173,10 +176,10 @@ def open_driver(pool, shared):
     """Opens backends on the real pool; their jobs are ended at the end of the test."""
     drivers = []
 
-    def open_one(directory=None, **options):
+    def open_one(directory=None, runtime=None, **options):
         workspace = (directory or shared) / "workspace"
         workspace.mkdir(exist_ok=True)
-        driver = Driver(lambda: pool.backend(**options), workspace, patience_s=120, image=None)
+        driver = Driver(lambda: pool.backend(runtime, **options), workspace, patience_s=120, image=None)
         drivers.append(driver)
         return driver.open()
 

@@ -216,6 +216,27 @@ def test_a_workflow_whose_files_are_transferred(drawbar, analysis, hidden):
     )
 
 
+def test_a_workflow_in_images_whose_files_are_transferred(drawbar, analysis, hidden, image):
+    """Apptainer runs on the machine, inside of the view of it that the job's files are in."""
+    flow = FLOW.replace(
+        "requirements: {", f"hints: {{DockerRequirement: {{dockerPull: {image}}}}}\nrequirements: {{"
+    )
+    (analysis / "flow.cwl").write_text(flow.replace('cat "$0"', 'cat /etc/image "$0"'))
+    (analysis / "input.yaml").write_text(INPUT)
+    (analysis / "text.txt").write_text("Each says: ")
+    told = drawbar(
+        *("run", "flow.cwl", "--parameters", "input.yaml", "--backend", "htcondorcern", "--json"),
+        *("--container", "apptainer"),
+        settings="transfer = true",
+        place=hidden,
+    )
+    run = json.loads(told.stdout)
+    assert {job["backend"] for job in run["jobs"]} == {"htcondorcern"}
+    assert Path(run["workspace"], "outputs", "all.txt").read_text() == "".join(
+        f"drawbar\nEach says: {word}\n" for word in ("one", "two", "three")
+    )
+
+
 def test_what_cannot_be_transferred_is_refused_by_plan(drawbar, analysis):
     (analysis / "reana.yaml").write_text(STEPS)
     told = drawbar("plan", "--no-container", "--backend", "htcondorcern", settings="transfer = true", code=2)

@@ -13,6 +13,7 @@ from drawbar.batch import Batch
 from drawbar.batchcalls import Rejected
 from drawbar.batchscript import Submitted
 from drawbar.model import Input, JobSpec, Mount, Reason, Resources, WorkspaceNeed
+from drawbar.runtime import Runtime
 from drawbar_htcondor import transfer
 from drawbar_htcondor.backend import HTCondorBackend
 
@@ -196,3 +197,31 @@ def test_limits_and_cancelling_where_files_are_transferred(open_driver, hidden):
     assert driver.end(long).reason is Reason.TIMEOUT
     driver.cancel(stopped)
     assert driver.end(stopped).reason is Reason.CANCELLED
+
+
+@pytest.mark.htcondor
+def test_a_job_in_an_image_on_a_machine_that_sees_no_files(open_driver, hidden, image):
+    """With the Apptainer of that machine, in an image that it has; the whole collection root comes back."""
+    driver = open_driver(hidden, Runtime(), transfer=True)
+    own = driver.directory / "job"
+    (own / "out" / "old").mkdir(parents=True)
+    (own / "x").write_text("travelled")
+    attempt = driver.shell(
+        "cat /etc/image $1; echo $WORD; rmdir old; mkdir -p sub/empty; cp $1 sub/copy; ln -s sub/copy link; "
+        "touch /tmp/here; exit 3",
+        str(own / "x"),
+        image=image,
+        environment={"WORD": "$(it) `was` said"},
+        directory=str(own / "out"),
+        collection_root=str(own / "out"),
+        inputs=(Input(path=str(own / "x"), name="x"),),
+        mounts=(Mount(source=str(own), target=str(own)),),
+        workspace=WorkspaceNeed.DECLARED,
+    )
+    driver.run(attempt)
+    result = driver.end(attempt)
+    said = Path(result.stdout).read_text()
+    assert (result.exit_code, said) == (3, "drawbar\ntravelled$(it) `was` said\n"), result
+    assert sorted(path.name for path in (own / "out").iterdir()) == ["link", "sub"]
+    assert (own / "out" / "link").read_text() == "travelled"
+    assert (own / "out" / "sub" / "empty").is_dir()
