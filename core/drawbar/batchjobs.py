@@ -21,7 +21,7 @@ from drawbar.backend import Attempt, JobStatus
 from drawbar.batchresults import Seen
 from drawbar.batchscript import End, Submitted
 from drawbar.errors import BackendError
-from drawbar.model import JobState, Reason
+from drawbar.model import INFRASTRUCTURE, JobState, Reason
 from drawbar.store import on_network
 
 _FIRST_ASK_S = 1.0
@@ -342,7 +342,11 @@ class Jobs:
         if end is not None and end.why != batchscript.SIGNAL:
             return self._end_by_record(job, end)
         job.last = seen = seen if seen is not None and seen.state.terminal else job.last
+        patience_s = self._settle_s if patience_s is None else patience_s
+        waited = job.gone_since is not None and time.monotonic() - job.gone_since > patience_s
         if job.verdict is not None:
+            if end is None and job.verdict[0] in INFRASTRUCTURE and not waited:
+                return []  # it will be repeated, and may still be ending on its node
             return self.end(job, *job.verdict, end=end, seen=seen)
         if seen is not None and seen.reason is not None:
             reason, message = seen.reason, seen.message or seen.native_state
@@ -350,8 +354,6 @@ class Jobs:
                 reason = seen.unless_begun
                 message = f"it did not begin on {seen.host}: {message}; is {attempt.record} seen there?"
             return self.end(job, reason, message, end=end, seen=seen)
-        patience_s = self._settle_s if patience_s is None else patience_s
-        waited = job.gone_since is not None and time.monotonic() - job.gone_since > patience_s
         if end is not None and (seen is not None or waited):
             return self.end(job, *batchresults.by_record(attempt, end), end=end, seen=seen)
         return self._give_up(job, end, seen) if waited else []
