@@ -256,7 +256,7 @@ def test_a_shadow_that_is_killed(pool, open_driver):
     """What HTCondor watches a job with. Nothing is told before the job has ended on its machine, too."""
     driver = open_driver(settle_s=60.0)
     ledger = driver.directory / "ledger"
-    script = "trap 'echo asked >> \"$1\"' TERM; echo started >> \"$1\"; while :; do sleep 0.1; done"
+    script = 'trap \'echo asked >> "$1"\' TERM; echo started >> "$1"; while :; do sleep 0.1; done'
     attempt = driver.shell(script, str(ledger))
     driver.run(attempt)
     driver.wait_for(ledger.exists, "an accepted job starts")

@@ -149,6 +149,46 @@ def test_a_whole_run_is_cancelled_in_one_call(pool, drawbar, analysis):
     assert queued() <= before
 
 
+def one_step(command, *lines):
+    """A serial analysis of one step."""
+    more = "".join(f"        {line}\n" for line in lines)
+    return (
+        "workflow:\n  type: serial\n  specification:\n    steps:\n      - name: only\n"
+        f"        environment: docker.io/library/python:3.12\n{more}"
+        f"        commands: [{json.dumps(command)}]\n"
+    )
+
+
+def test_a_job_whose_shadow_is_killed_is_repeated(pool, drawbar, analysis, shared):
+    """HTCondor's process that watches a job dies: the first copy has ended before the second starts."""
+    ledger, gate = shared / "ledger", shared / "gate"
+    script = f"echo started >> {ledger}; while [ ! -e {gate} ]; do sleep 0.1; done; echo ended >> {ledger}"
+    (analysis / "reana.yaml").write_text(one_step(script))
+    drawbar("run", "--no-container", "--backend", "htcondorcern", "--name", "watched", "--detach")
+    pool.wait_for(ledger.exists)
+    pool.kill("condor_shadow")
+    pool.wait_for(lambda: ledger.read_text() == "started\nstarted\n")
+    gate.touch()
+    drawbar("wait", "watched")
+    assert ledger.read_text() == "started\nstarted\nended\n"
+
+
+def test_a_job_above_its_memory_is_repeated_with_more(drawbar, analysis, shared):
+    """The pool's policy holds it; where it has more, the same job goes on for longer than that takes."""
+    script = (
+        "import os, re, time; "
+        "has = re.search('^Memory = ([0-9]+)', open(os.environ['_CONDOR_MACHINE_AD']).read(), re.M)[1]; "
+        f"open('{shared}/has', 'a').write(has + ' '); "
+        "taken = b'x' * (300 << 20); time.sleep(8 if int(has) > 400 else 600)"
+    )
+    (analysis / "reana.yaml").write_text(one_step(f'python3 -c "{script}"', 'htcondor_request_memory: "128"'))
+    (analysis / "drawbar.toml").write_text("[retry]\nout_of_memory = 1\nmemory_factor = 4\n")
+    run = json.loads(drawbar("run", "--no-container", "--backend", "htcondorcern", "--json").stdout)
+    assert (shared / "has").read_text() == "128 512 "
+    (job,) = run["jobs"]
+    assert job["attempt"] == 2
+
+
 @pytest.mark.parametrize("settings", ["", "transfer = true"], ids=["shared", "transfer"])
 def test_the_command_line_checks_a_pool(drawbar, settings):
     done = drawbar("backends", "check", "htcondorcern", settings=settings)
