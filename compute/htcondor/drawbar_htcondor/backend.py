@@ -36,7 +36,10 @@ _NOT_NOW = re.compile(
     re.IGNORECASE,
 )
 """The schedd did nothing, and may do it later."""
-_NEVER = re.compile(r"Parse error|Submit:-?\d|Cannot allocate a cluster id|permission denied", re.IGNORECASE)
+_NEVER = re.compile(
+    r"Parse error|Submit:-?\d|Cannot allocate a cluster id|permission denied|Received .DENIED",
+    re.IGNORECASE,
+)
 """The schedd did nothing, and never will."""
 OLDEST = 10
 """The first version of HTCondor that has all that is used here."""
@@ -128,10 +131,10 @@ class HTCondorBackend(BatchBackend):
         try:
             cluster: str = self._call("submit", lines=lines, count=len(batch.attempts))
         except BackendError as error:
-            if _NOT_NOW.search(str(error)):
-                raise Busy(str(error)) from error
             if _NEVER.search(str(error)):
                 raise Rejected(str(error)) from error
+            if _NOT_NOW.search(str(error)):
+                raise Busy(str(error)) from error
             raise
         self._alive[cluster] = {f"{cluster}.{number}" for number in range(len(batch.attempts))}
         return cluster
@@ -185,7 +188,7 @@ class HTCondorBackend(BatchBackend):
         """The bindings, the schedd and its version, and whether it lets this user submit."""
         client = self._client()
         try:
-            told = client.call("greet")
+            told = client.call("authorize")
             client.call("query", constraint="false", projection=["ClusterId"])
         except BackendError as error:
             return [

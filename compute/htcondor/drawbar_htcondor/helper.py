@@ -23,9 +23,13 @@ class Calls:
 
         self._bindings: Any = htcondor2
         collector = htcondor2.Collector(pool) if pool else htcondor2.Collector()
-        self._place = collector.locate(htcondor2.DaemonType.Schedd, schedd)
+        where = pool or htcondor2.param.get("COLLECTOR_HOST") or "(none is configured)"
+        try:
+            self._place = collector.locate(htcondor2.DaemonType.Schedd, schedd)
+        except Exception as error:
+            raise LookupError(f"the collector {where} does not say where the schedd is: {error}") from error
         if self._place is None:
-            raise LookupError(f"the collector knows no schedd {schedd or 'of this machine'}")
+            raise LookupError(f"the collector {where} knows no schedd {schedd or 'of this machine'}")
         self._schedd = htcondor2.Schedd(self._place)
 
     def submit(self, lines: Mapping[str, str], count: int) -> str:
@@ -46,13 +50,18 @@ class Calls:
         """Jobs, and whole clusters by their number; those that are gone are no error."""
         self._schedd.act(self._bindings.JobAction.Remove, ids, reason=reason)
 
-    def greet(self) -> dict[str, Any]:
+    def authorize(self) -> dict[str, Any]:
         """The schedd's version, what it takes this user for, and whether he may submit."""
-        told = self._bindings.ping(self._place, "WRITE")
+        told = self._bindings.ping(self._place, "READ")
+        try:
+            self._bindings.ping(self._place, "WRITE")
+            allowed = True
+        except Exception:  # how the bindings tell of a schedd that answers, and forbids
+            allowed = False
         return {
             "version": str(told.get("RemoteVersion", "")),
             "user": str(told.get("MyRemoteUserName", "")),
-            "allowed": told.get("AuthorizationSucceeded") is True,
+            "allowed": allowed,
         }
 
 

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from drawbar.batch import BatchOptions
@@ -204,7 +205,23 @@ def expression(text: str, what: str) -> str:
             break
     if depth:
         raise ValueError(f"{what}: the parentheses of {text!r} do not match")
+    if not _parses(text):
+        raise ValueError(f"{what}: {text!r} is no ClassAd expression")
     return text
+
+
+@cache
+def _parses(text: str) -> bool:
+    """Whether HTCondor's own parser takes an expression; where that is missing nothing is submitted either."""
+    try:
+        import classad2
+    except ImportError:
+        return True
+    try:
+        classad2.ExprTree(text)
+    except classad2.ClassAdException:
+        return False
+    return True
 
 
 def literal(value: Any, what: str) -> str:
