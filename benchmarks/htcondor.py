@@ -3,8 +3,8 @@
     python -m benchmarks.htcondor [--jobs 1000] [--snakemake-python P] [--snakemake-jobs 100] >RECORD
 
 Needs a pool (`tests/clusters/htcondor start`, and the CONDOR_CONFIG that it prints), a TMPDIR that its
-machines see, and to be run as the pool's user. P is the Python of an environment with snakemake and
-snakemake-executor-plugin-htcondor; each of its jobs starts another snakemake, so it gets fewer. All
+machines see, and to be run as the pool's user. P is a Python that its machines see, too, with snakemake
+and snakemake-executor-plugin-htcondor; each of its jobs starts another snakemake, so it gets fewer. All
 three are used as they come: no poll interval is changed. Prints the page of results.
 """
 
@@ -100,6 +100,7 @@ def snakemake(directory: Path, jobs: int, python: str) -> Outcome:
         SNAKEFILE.format(jobs=jobs, script=ledger.script.replace('"', '\\"').replace("{", "{{"))
     )
     command = [python, "-m", "snakemake", "--executor", "htcondor", "--jobs", str(jobs)]
+    command += ["--default-resources", "getenv=True"]  # its jobs fail where the pool gives them no PATH
     before, began = _cpu_s(), time.time()
     process = subprocess.Popen(
         [*command, "--shared-fs-usage", "persistence", "input-output", "sources", "software-deployment"],
@@ -139,7 +140,9 @@ def main() -> None:
     runs: list[tuple[Any, int, tuple[str, ...]]] = [(scatter, asked.jobs, ()), (loop, asked.jobs, ())]
     if asked.snakemake_python:
         python = (asked.snakemake_python,)
-        runs += [(scatter, asked.snakemake_jobs, ()), (snakemake, asked.snakemake_jobs, python)]
+        if asked.snakemake_jobs != asked.jobs:
+            runs.append((scatter, asked.snakemake_jobs, ()))
+        runs.append((snakemake, asked.snakemake_jobs, python))
     import htcondor2
 
     place = htcondor2.Collector().locate(htcondor2.DaemonType.Schedd)

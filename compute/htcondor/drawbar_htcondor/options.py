@@ -212,7 +212,7 @@ def expression(text: str, what: str) -> str:
 
 @cache
 def _parses(text: str) -> bool:
-    """Whether HTCondor's own parser takes an expression; where that is missing nothing is submitted either."""
+    """Whether HTCondor's own parser takes an expression; without that nothing can be submitted either."""
     try:
         import classad2
     except ImportError:

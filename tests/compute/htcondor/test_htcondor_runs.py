@@ -208,7 +208,35 @@ def test_the_check_names_what_is_wrong(drawbar, shared, monkeypatch):
     (shared / "no-token.conf").write_text(f"{text}SEC_TOKEN_DIRECTORY = {shared}\n")
     monkeypatch.setenv("CONDOR_CONFIG", str(shared / "no-token.conf"))
     done = drawbar("backends", "check", "htcondorcern", code=3)
-    assert "HTCondor cannot greet" in done.stderr
+    assert "does not say where the schedd is" in done.stderr
+    assert "your token for the pool" in done.stderr
+
+
+def test_who_may_not_submit_is_told_so(pool, drawbar, analysis, shared, monkeypatch):
+    """By the check, and by a run, which does not wait for what will never be."""
+    tokens = shared / "tokens"
+    tokens.mkdir(mode=0o700)
+    token = pool.run("condor_token_create", "-identity", "dbtest@dbtest.test", "-authz", "READ", root=True)
+    (tokens / "token").write_text(token)
+    (tokens / "token").chmod(0o600)
+    for path in (tokens, tokens / "token"):
+        os.chown(path, 20001, 20001)
+    text = Path(os.environ["CONDOR_CONFIG"]).read_text()
+    (shared / "reader.conf").write_text(f"{text}SEC_TOKEN_DIRECTORY = {tokens}\n")
+    monkeypatch.setenv("CONDOR_CONFIG", str(shared / "reader.conf"))
+    done = drawbar("backends", "check", "htcondorcern", code=3)
+    assert "the schedd takes this user for dbtest@dbtest.test, who may not submit" in done.stderr
+    (analysis / "reana.yaml").write_text(one_step("true"))
+    done = drawbar("run", "--no-container", "--backend", "htcondorcern", code=1)
+    assert 'Received "DENIED" from server for user dbtest@dbtest.test' in done.stderr
+
+
+def test_an_expression_that_does_not_parse_is_refused_before_the_first_job(drawbar, analysis):
+    (analysis / "reana.yaml").write_text(one_step("true", "htcondor_requirements: 'Foo == = 3'"))
+    for verb in ("plan", "run"):
+        done = drawbar(verb, "--no-container", "--backend", "htcondorcern", code=2)
+        assert "step only: " in done.stderr
+        assert "htcondor_requirements: 'Foo == = 3' is no ClassAd expression" in done.stderr
 
 
 # images
