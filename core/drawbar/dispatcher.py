@@ -75,7 +75,7 @@ class Dispatcher:
         self._places: dict[str, Place] = {}
         self._budget = Budget.of("the limit of all backends", settings.limits)
         self._rate = Rate(settings.limits.submissions_per_minute)
-        self.history = History(cache)
+        self.history = History(store, directory.id, cache)
         self._active: dict[str, AttemptRow] = {}
         self._specs: dict[str, JobSpec] = {}
         self._wanted: set[Name] = set()
@@ -95,19 +95,19 @@ class Dispatcher:
     # starting
 
     def recover(self) -> None:
-        """Load what the store knows, and look up at the backends what was in flight."""
+        """Look up at the backends what the store says is in flight."""
         never = []
-        for row in self._store.attempts(self.run):
-            self.history.add(row)
+        names = dict.fromkeys(row.job for row in self._store.unended(self.run))
+        for row in [row for name in names for row in self.history.open(name)]:
             if row.state is JobState.QUEUED:
                 row.state, row.outcome = JobState.CANCELLED, DISCARDED
-                row.result_json = dumps(
-                    JobResult(reason=Reason.CANCELLED, message="the driver ended before it was handed over")
-                )
+                message = "the driver ended before it was handed over"
+                row.result_json = dumps(JobResult(reason=Reason.CANCELLED, message=message))
                 never.append(row)
+                self._settled(row)
             elif not row.state.terminal:
                 place = self._place(row.backend)
-                self._active[row.tag] = row
+                self._active[row.tag], self._specs[row.tag] = row, row.spec
                 self._left.add(row.tag)
                 self.counts.running += 1
                 place.queue.take(Cost.of(self._spec(row).resources))
@@ -123,13 +123,6 @@ class Dispatcher:
     def trouble(self) -> list[str]:
         """What backends cannot do at the moment."""
         return [f"{place.name}: {place.problem}" for place in self._places.values() if place.problem]
-
-    def discard(self, rows: Iterable[AttemptRow]) -> None:
-        """These results do not count any more; their jobs are repeated."""
-        ended = [row for row in rows if row.state.terminal and row.outcome != DISCARDED]
-        for row in ended:
-            row.outcome = DISCARDED
-        self._store.set_outcomes(ended)
 
     # from the engine
 
@@ -164,6 +157,7 @@ class Dispatcher:
         self._wanted.discard(row.job)
         self.counts.cached += 1
         self._store.add_attempts([row])
+        self._settled(row)
         self._report(row)
 
     def want(self, names: Iterable[Name]) -> None:
@@ -202,15 +196,17 @@ class Dispatcher:
         self._store.add_attempts([row])
         self._queue([row])
 
-    def accept(self, name: Name, outputs: Any, deleted: Any, value: Any) -> AttemptRow:
+    def accept(self, name: Name, outputs: Any, deleted: Any, value: Any) -> JobSpec:
         """The engine collected a job's outputs: from now on it is remembered."""
         row = self.history[name]
+        spec = self._spec(row)
         row.outcome = ACCEPTED
         row.value, row.outputs, row.deleted = dumps(value), dumps(outputs), dumps(deleted)
         self._store.set_outcomes([row])
-        if self._cache is not None and self._spec(row).reusable:
+        if self._cache is not None and spec.reusable:
             self._cache.put(row)
-        return row
+        self._settled(row)
+        return spec
 
     def reject(self, name: Name, reason: str, message: str) -> None:
         """The engine found the outputs of a successful command wrong: the job failed."""
@@ -223,6 +219,7 @@ class Dispatcher:
         self.counts.finished -= 1
         self.counts.failed += 1
         self._store.set_outcomes([row])
+        self._settled(row)
         self._report(row, result.reason)
 
     def cancel(self, names: Iterable[Name]) -> None:
@@ -265,8 +262,6 @@ class Dispatcher:
             if place.ended:
                 ended, place.ended = place.ended, []
                 self.effects.append(partial(place.forget, [self._attempt(row) for row in ended]))
-                for row in ended:
-                    self._specs.pop(row.tag, None)
             self.effects.append(partial(place.look, self._lost))
             place.overdue()
         if self._cache is not None:
@@ -419,6 +414,8 @@ class Dispatcher:
             self._cleared()
         if row.job in self._wanted and row is self.history[row.job]:
             self._hand_back(row, result)
+        else:
+            self._settled(row)
 
     def _hand_back(self, row: AttemptRow, result: JobResult | None) -> None:
         """The engine waits for this attempt, and it has ended: repeat it, or deliver its result."""
@@ -430,6 +427,7 @@ class Dispatcher:
             again = next_attempt(spec, policy, self.history.failures(row.job))
         if again is not None:
             self._repeats[row.job] = again
+            self._specs.pop(row.tag, None)
             self._tell(["prepare", *row.job])
         else:
             self.counts.finished += result.ok
@@ -439,14 +437,23 @@ class Dispatcher:
     def _deliver(self, row: AttemptRow, result: JobResult | None) -> None:
         self._wanted.discard(row.job)
         self._tell(["executed", *row.job, encode(result), row.record])
+        if result is None or not result.ok:
+            self._settled(row)
+
+    def _settled(self, row: AttemptRow) -> None:
+        """Nothing more is expected of an attempt: once that is durable, it leaves memory."""
+        self.effects.append(partial(self._forget, row))
+
+    def _forget(self, row: AttemptRow) -> None:
+        self._specs.pop(row.tag, None)
+        if row.job not in self._wanted and row.job not in self._repeats:
+            self.history.close(row.job)
 
     def _tell(self, message: Message) -> None:
         self.effects.append(lambda: self._send(message))
 
     def _spec(self, row: AttemptRow) -> JobSpec:
-        if row.tag not in self._specs:
-            self._specs[row.tag] = row.spec
-        return self._specs[row.tag]
+        return self._specs.get(row.tag) or row.spec
 
     def _attempt(self, row: AttemptRow) -> Attempt:
         return Attempt(
@@ -459,15 +466,13 @@ class Dispatcher:
         )
 
     def _place(self, name: str) -> Place:
-        place = self._places.get(name)
-        if place is None:
+        if name not in self._places:
             backend = self._placer.get(name)
             try:
                 capacity = backend.capacity()
             except Exception as error:
-                raise InfrastructureError(
-                    f"the backend {name!r} does not know what it has: {error}"
-                ) from error
+                why = f"the backend {name!r} does not know what it has: {error}"
+                raise InfrastructureError(why) from error
             configured = self._settings.backends.get(name)
             limits = configured.limits if configured else Limits()
             budgets = [
@@ -476,9 +481,8 @@ class Dispatcher:
                 Budget(f"the backend {name!r}", capacity.jobs, capacity.cpus, capacity.memory_mib),
             ]
             rates = [self._rate, Rate(limits.submissions_per_minute)]
-            place = Place(name, backend, budgets, rates, post=self._post, heard=self.status)
-            self._places[name] = place
-        return place
+            self._places[name] = Place(name, backend, budgets, rates, post=self._post, heard=self.status)
+        return self._places[name]
 
     def _report(self, row: AttemptRow, reason: Reason | None = None) -> None:
         self._observe(

@@ -330,10 +330,10 @@ class Drive:
             case ["again", identity, try_number]:
                 dispatcher.again((identity, try_number))
             case ["accept", identity, try_number, answer]:
-                row = dispatcher.accept(
+                spec = dispatcher.accept(
                     (identity, try_number), answer["outputs"], answer.get("deleted", []), answer["value"]
                 )
-                if row.spec.undeclared_outputs:
+                if spec.undeclared_outputs:
                     dispatcher.effects.append(lambda: self._send(["accepted"]))
             case ["reject", identity, try_number, reason, text]:
                 dispatcher.reject((identity, try_number), reason, text)
@@ -348,7 +348,7 @@ class Drive:
             case ["notice", str(text)]:
                 self._note(text)
             case ["start_over"]:
-                dispatcher.discard(dispatcher.history)
+                dispatcher.history.discard({row.job for row in dispatcher.history})
                 dispatcher.effects.append(lambda: self._send(["accepted"]))
             case ["hello", about]:
                 self.facts["engine"] = {"name": about["engine"], "version": about["version"]}
@@ -368,7 +368,8 @@ class Drive:
         self.placing.begin(info)
         if self.driver.from_step is not None:
             steps = info.from_step(self.driver.from_step)
-            self.dispatcher.discard(row for row in self.dispatcher.history if row.step in steps)
+            history = self.dispatcher.history
+            history.discard({row.job for row in history if row.step in steps})
         self._keep_facts()
         self._send(["execute", self.order])
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from drawbar.cache import Cache
 from drawbar.engine import Lookup
 from drawbar.model import JobState, Reason
-from drawbar.store import ACCEPTED, DISCARDED, AttemptRow
+from drawbar.store import ACCEPTED, DISCARDED, AttemptRow, Store
 
 NEW = "it has not run before"
 """Why a job is run that the run does not know yet."""
@@ -37,33 +37,64 @@ class Counts:
 
 
 class History:
-    """The attempts of one run, by job and in order. `cache` answers for what this run never ran."""
+    """The attempts of one run, by job and in order. `cache` answers for what this run never ran.
 
-    def __init__(self, cache: Cache | None) -> None:
+    In memory are those of jobs that are at work: opened, and not closed yet. All others are read from
+    the store when they are asked for, so that memory does not grow with the jobs that ended.
+    """
+
+    def __init__(self, store: Store, run: str, cache: Cache | None) -> None:
+        self._store = store
+        self._run = run
         self._cache = cache
-        self._rows: dict[Name, list[AttemptRow]] = {}
+        self._open: dict[Name, list[AttemptRow]] = {}
+
+    def open(self, name: Name) -> list[AttemptRow]:
+        """Every attempt of a job, which stay in memory from now on: somebody is about to change them."""
+        if name not in self._open:
+            self._open[name] = self._store.attempts_of(self._run, *name)
+        return self._open[name]
 
     def add(self, row: AttemptRow) -> None:
-        """A new attempt, or one from the store."""
-        self._rows.setdefault(row.job, []).append(row)
+        """A new attempt."""
+        self.open(row.job).append(row)
+
+    def close(self, name: Name) -> None:
+        """What is known of a job is durable, and nobody is about to change it."""
+        self._open.pop(name, None)
+
+    def _attempts(self, name: Name) -> list[AttemptRow]:
+        rows = self._open.get(name)
+        return self._store.attempts_of(self._run, *name) if rows is None else rows
 
     def last(self, name: Name) -> AttemptRow | None:
-        """The latest attempt of a job."""
-        rows = self._rows.get(name)
+        """The latest attempt of a job, to be read."""
+        rows = self._attempts(name)
         return rows[-1] if rows else None
 
     def __getitem__(self, name: Name) -> AttemptRow:
-        """The latest attempt of a job that has one."""
-        return self._rows[name][-1]
+        """The latest attempt of a job that has one, to be changed."""
+        return self.open(name)[-1]
 
     def __iter__(self) -> Iterator[AttemptRow]:
-        """Every attempt."""
-        return (row for rows in self._rows.values() for row in rows)
+        """Every attempt: those that are durable, in order of creation, and then those that are not yet."""
+        new = {row.tag: row for rows in self._open.values() for row in rows}
+        for row in self._store.attempts(self._run):
+            yield new.pop(row.tag, row)
+        yield from new.values()
 
     def failures(self, name: Name) -> list[Reason]:
         """Why attempts of a job failed, those that count no more left out."""
-        rows = (row for row in self._rows.get(name, ()) if row.outcome != DISCARDED)
+        rows = (row for row in self._attempts(name) if row.outcome != DISCARDED)
         return [result.reason for row in rows if (result := row.result) is not None and result.reason]
+
+    def discard(self, jobs: Collection[Name]) -> None:
+        """Results of these jobs do not count any more; they are repeated."""
+        rows = [row for name in jobs for row in self.open(name)]
+        ended = [row for row in rows if row.state.terminal and row.outcome != DISCARDED]
+        for row in ended:
+            row.outcome = DISCARDED
+        self._store.set_outcomes(ended)
 
     def outputs(self) -> set[str]:
         """The paths that accepted jobs wrote."""
@@ -71,10 +102,14 @@ class History:
 
     def quiet_since(self) -> float | None:
         """When the last attempt was over, in seconds since the epoch; None while one may be alive."""
-        results = [row.result for row in self]
-        if None in results:
-            return None
-        return max((result.finished for result in results if result and result.finished), default=None)
+        quiet = None
+        for row in self:
+            result = row.result
+            if result is None:
+                return None
+            if result.finished:
+                quiet = max(result.finished, quiet or 0.0)
+        return quiet
 
     def answer(self, name: Name, key: str, alive: bool) -> Mapping[str, Any]:
         """What a lookup is answered (`drawbar.jobclient`); `alive` when the latest attempt is."""
@@ -90,7 +125,7 @@ class History:
         if row.state is JobState.FINISHED:
             return {"found": Lookup.HIT, **_left(row)} if row.outcome else {"found": Lookup.RUNNING}
         identity, try_number = name
-        if (identity, try_number + 1) in self._rows:
+        if self._attempts((identity, try_number + 1)):
             return {"found": Lookup.HIT, **_left(row)}  # the engine went on to the next try
         return {"found": Lookup.MISS, "why": "it failed before"}
 

@@ -21,7 +21,7 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -212,24 +212,33 @@ def write_run(directory: RunDirectory, spec: RunSpec) -> None:
     write_json(directory.path / "run.json", encode(spec))
 
 
-def _text(value: Mapping[str, Any]) -> str:
+def _pieces(value: Mapping[str, Any]) -> Iterator[str]:
     """JSON text with a line for each member, and for each item of a list: the encoder in C cannot indent."""
-    members = []
+    start = "{\n"
     for name, member in value.items():
-        if isinstance(member, list) and member:
-            text = "[\n" + ",\n".join(map(json.dumps, member)) + "\n]"
+        yield f"{start}{json.dumps(name)}: "
+        start = ",\n"
+        if isinstance(member, list | Iterator):
+            yield from _items(member)
         else:
-            text = json.dumps(member)
-        members.append(f"{json.dumps(name)}: {text}")
-    return "{\n" + ",\n".join(members) + "\n}\n"
+            yield json.dumps(member)
+    yield "\n}\n"
+
+
+def _items(items: Iterable[Any]) -> Iterator[str]:
+    start = "["
+    for item in items:
+        yield f"{start}\n{json.dumps(item)}"
+        start = ","
+    yield "[]" if start == "[" else "\n]"
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON file, durably and all at once."""
+    """Write a JSON file, durably and all at once. Members that are iterators become lists."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("w") as file:
-            file.write(_text(value))
+            file.writelines(_pieces(value))
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

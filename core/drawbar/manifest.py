@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,6 @@ def write(directory: RunDirectory, spec: RunSpec, analysis: Analysis, store: Sto
     row = store.run(spec.id)
     assert row is not None, "a run that has ended is in its store"
     records, absent = _outputs(directory, spec, analysis)
-    rows = list(store.attempts(spec.id))
     write_json(
         directory.manifest,
         {
@@ -41,25 +39,17 @@ def write(directory: RunDirectory, spec: RunSpec, analysis: Analysis, store: Sto
             "finished": row.finished,
             "drawbar": version("drawbar"),
             "engine": row.facts.get("engine", {"name": spec.engine}),
-            "backends": sorted({each.backend for each in rows}),
+            "backends": store.backends(spec.id),
             "analysis": {"source": spec.source, "document": spec.document},
             "workspace": spec.workspace,
             "parameters": analysis.parameters,
             "options": analysis.options,
             "inputs": [{"path": path, "sha256": sha} for path, sha in sorted(store.sources(spec.id).items())],
-            "jobs": [job(each) for each in latest(rows)],
+            "jobs": (job(each) for each in store.latest(spec.id)),
             "outputs": [{"path": each.path, "size": each.size, "sha256": each.sha256} for each in records],
             "missing": absent,
         },
     )
-
-
-def latest(rows: Iterable[AttemptRow]) -> list[AttemptRow]:
-    """The last attempt of each job, in the order in which the jobs were first asked for."""
-    jobs: dict[tuple[str, int], AttemptRow] = {}
-    for row in rows:
-        jobs[row.identity, row.try_number] = row
-    return list(jobs.values())
 
 
 def job(row: AttemptRow) -> dict[str, Any]:

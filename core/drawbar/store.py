@@ -341,22 +341,40 @@ class Store:
         )
 
     def attempts(self, run: str) -> Iterator[AttemptRow]:
-        """Every attempt of a run, in order of creation."""
+        """Every attempt of a run, in order of creation; read while the store is open."""
+        return self._attempts("WHERE run = ? ORDER BY created, rowid", run)
+
+    def attempts_of(self, run: str, identity: str, try_number: int) -> list[AttemptRow]:
+        """Every attempt of one job, in order."""
+        one = "WHERE run = ? AND identity = ? AND try = ? ORDER BY number"
+        return list(self._attempts(one, run, identity, try_number))
+
+    def unended(self, run: str) -> list[AttemptRow]:
+        """The attempts of a run of which no end is recorded, in order of creation."""
+        ends = ", ".join(f"'{state}'" for state in JobState if state.terminal)
+        return list(self._attempts(f"WHERE run = ? AND state NOT IN ({ends}) ORDER BY created, rowid", run))
+
+    def latest(self, run: str) -> Iterator[AttemptRow]:
+        """The last attempt of each job, in the order in which the jobs were first asked for."""
+        same = "one.run = attempt.run AND one.identity = attempt.identity AND one.try = attempt.try"
+        later = f"SELECT 1 FROM attempt AS one WHERE {same} AND one.number > attempt.number"  # noqa: S608
+        first = f"SELECT min(one.rowid) FROM attempt AS one WHERE {same}"  # noqa: S608
+        return self._attempts(f"WHERE run = ? AND NOT EXISTS ({later}) ORDER BY ({first})", run)
+
+    def backends(self, run: str) -> list[str]:
+        """Where the jobs of a run were."""
         with self._naming("read"):
-            rows = self._db.execute(
-                f"SELECT {_COLUMNS} FROM attempt WHERE run = ? ORDER BY created, rowid",  # noqa: S608
-                (run,),
-            ).fetchall()
-        return map(_row, rows)
+            rows = self._db.execute("SELECT DISTINCT backend FROM attempt WHERE run = ?", (run,))
+            return sorted(_read(backend) for (backend,) in rows)
 
     def attempt(self, tag: str) -> AttemptRow | None:
         """An attempt by its tag."""
+        return next(self._attempts("WHERE tag = ?", tag), None)
+
+    def _attempts(self, which: str, *values: Any) -> Iterator[AttemptRow]:
         with self._naming("read"):
-            found = self._db.execute(
-                f"SELECT {_COLUMNS} FROM attempt WHERE tag = ?",  # noqa: S608
-                (tag,),
-            ).fetchone()
-        return _row(found) if found is not None else None
+            rows = self._db.execute(f"SELECT {_COLUMNS} FROM attempt {which}", [*map(_stored, values)])  # noqa: S608
+            yield from map(_row, rows)
 
     def consumed(self, run: str) -> set[str]:
         """Outputs that the engine deleted on purpose."""

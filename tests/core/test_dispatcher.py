@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sqlite3
 import threading
 import time
@@ -20,7 +21,7 @@ from drawbar.model import JobResult, JobSpec, JobState, Reason, Resources, Retry
 from drawbar.placement import Placer
 from drawbar.plugins import Plugins
 from drawbar.settings import load_settings
-from drawbar.store import Store
+from drawbar.store import AttemptRow, Store
 
 PATIENCE_S = 20.0
 OK = JobResult(exit_code=0)
@@ -720,7 +721,7 @@ def test_a_rejected_job_is_failed_and_a_discarded_one_repeated(rigs):
     rig.round()
     assert rig.look(job("a"), job("b")) == ["miss", "hit"]
     assert rig.store.attempt(rig.dispatcher.history["a", 1].tag).state is JobState.FAILED
-    rig.dispatcher.discard(rig.dispatcher.history)
+    rig.dispatcher.history.discard({("b", 1)})
     assert rig.look(job("b")) == ["miss"]
 
 
@@ -807,3 +808,40 @@ def test_ten_thousand_waiting_jobs_cost_no_more_each_than_a_thousand(rigs):
         rig.until(lambda: not rig.dispatcher.busy)
         spent[count] = (time.process_time() - started) / count
     assert spent[10_000] < 3 * spent[1000]
+
+
+def test_jobs_that_ended_are_kept_in_the_store_and_not_in_memory(rigs):
+    rig = rigs({"limits.jobs_in_flight": 200}, submit=_submit_and_end)
+
+    def kept() -> int:
+        return sum(isinstance(each, AttemptRow) for each in gc.get_objects())
+
+    before = kept()
+    for batch in range(4):
+        rig.submit(*(job(f"{batch}/{n}") for n in range(200)))
+        rig.until(lambda count=200 * (batch + 1): len(rig.told("executed")) == count)
+        assert kept() - before >= 200
+        for n in range(200):
+            rig.dispatcher.accept((f"{batch}/{n}", 1), [], [], None)
+        rig.round()
+    # the threads that call the backend may hold what they did last
+    assert rig.until(lambda: kept() - before <= 200)
+    assert rig.look(job("2/7"), job("2/200")) == ["hit", "miss"]
+
+
+def test_what_left_memory_is_read_again_and_its_attempts_go_on_being_counted(rigs):
+    rig = rigs(submit=_submit_and_end)
+    rig.submit(job())
+    rig.until(lambda: rig.told("executed"))
+    rig.dispatcher.accept(("a", 1), [], [], {"v": 1})
+    rig.round()
+    rig.dispatcher.history.discard({("a", 1)})
+    rig.submit(job())
+    rig.until(lambda: len(rig.told("executed")) == 2)
+    rig.dispatcher.accept(("a", 1), [], [], {"v": 2})
+    rig.round()
+    assert [(row.number, row.outcome) for row in rig.dispatcher.history] == [
+        (1, "discarded"),
+        (2, "accepted"),
+    ]
+    assert rig.dispatcher.history["a", 1].value == '{"v":2}'
