@@ -44,3 +44,21 @@ empty_root() { # an image with nothing to run
   tar -C "$root" -cf "$1" empty
   rm -rf "$root"
 }
+
+entry_root() { # an entry point that hands to bash what is no program, as that of the published bash image
+  local root
+  root=$(mktemp -d)
+  chmod 755 "$root"
+  mkdir -p "$root/usr/local/bin"
+  cat >"$root/usr/local/bin/docker-entrypoint.sh" <<'END'
+#!/bin/sh
+case $1 in
+  -* | *.sh) exec bash "$@" ;;
+esac
+command -v "$1" >/dev/null && exec "$@"
+exec bash "$@"
+END
+  chmod 755 "$root/usr/local/bin/docker-entrypoint.sh"
+  tar -C "$root" --numeric-owner --owner=0 --group=0 -cf "$1" usr
+  rm -rf "$root"
+}

@@ -22,11 +22,20 @@ IMAGE = "drawbar.image"
 """Labels of every container: its attempt's tag and directory, its run, its job's name, its image's digest."""
 
 SHELL = "/bin/sh"
-_CLAIM = 'umask "$2"; set -C; : >"$1" || exit 125; set +C; i=$3 o=$4 e=$5; shift 5; exec "$@" <"$i" >"$o" '
-STREAMS = _CLAIM + '2>"$e"'
-SAME_STREAM = _CLAIM + "2>&1"
+_CLAIM = 'umask "$2"; set -C; : >"$1" || exit 125; set +C; i=$3 o=$4 e=$5; '
+_PIPE = """\
+exec 3<"$i"
+if command -v cat >/dev/null && mkfifo "$1.stdin" 2>/dev/null; then
+  (cat <&3 >"$1.stdin" &)
+  exec 3<"$1.stdin"
+  rm -f "$1.stdin"
+fi
+"""
+STREAMS = '2>"$e"'
+SAME_STREAM = "2>&1"
 """What the shell does: it takes the attempt, once and for all, and connects the job's streams to its
-files, which are so written to without drawbar, byte for byte."""
+files, which are so written to without drawbar, byte for byte. Standard input from a file is a pipe where
+the image has what that needs, as it is with `docker run -i`: programs tell the two apart."""
 
 
 def by_tag(engine: Engine, runs: Collection[str] = ()) -> dict[str, Mapping[str, Any]]:
@@ -117,14 +126,14 @@ def _mounts(attempt: Attempt) -> Iterator[dict[str, Any]]:
 
 
 def _streams(attempt: Attempt) -> list[str]:
-    out, err = stdout_of(attempt), stderr_of(attempt)
-    script = SAME_STREAM if out == err else STREAMS
+    spec, out, err = attempt.spec, stdout_of(attempt), stderr_of(attempt)
+    source = f'{_PIPE}shift 5; exec "$@" <&3 3<&-' if spec.stdin else 'shift 5; exec "$@" <"$i"'
     return [
-        script,
+        f'{_CLAIM}{source} >"$o" {SAME_STREAM if out == err else STREAMS}',
         "drawbar",
         records.start_of(attempt.record),
         f"{umask():04o}",
-        attempt.spec.stdin or "/dev/null",
+        spec.stdin or "/dev/null",
         out,
         err,
     ]

@@ -129,6 +129,19 @@ def test_a_job_that_cannot_be_started_says_why(driver):
     assert "has no /bin/sh" in result.message
 
 
+def test_standard_input_from_a_file_is_a_pipe_as_with_docker_run(driver):
+    source = driver.directory / "input"
+    source.write_bytes(os.urandom(1 << 20))
+    read = driver.shell("test -p /dev/stdin && cat", stdin=str(source))
+    unread = driver.shell("exit 3", stdin=str(source))
+    driver.run(read, unread)
+    result = driver.end(read)
+    assert result.exit_code == 0
+    assert Path(result.stdout).read_bytes() == source.read_bytes()
+    assert driver.end(unread).exit_code == 3
+    assert not [path for path in Path(read.record).iterdir() if path.is_fifo()]
+
+
 def test_the_image_brings_its_own_environment_and_a_home(driver):
     job = driver.shell('echo "$HOME $PATH"')
     driver.run(job)
@@ -138,7 +151,7 @@ def test_the_image_brings_its_own_environment_and_a_home(driver):
 
 
 def test_an_entry_point_of_the_image_does_not_stand_before_the_command(open_driver):
-    driver = open_driver(image="bash:4.4")
+    driver = open_driver(image="drawbar-test/entered:1")
     job = driver.attempt("python3", "-c", "print(6 * 7)")
     driver.run(job)
     assert Path(driver.end(job).stdout).read_text() == "42\n"
