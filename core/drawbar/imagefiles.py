@@ -24,6 +24,7 @@ from drawbar.images import Pull, full_name, is_file
 _MOST_S = 6 * 3600.0
 _SHOWN_LINES = 3
 _DIGESTS = ".digests"
+_LABELS = ".singularity.d/labels.json"
 
 
 def place_of(image: str, directory: str) -> str:
@@ -40,12 +41,15 @@ def place_of(image: str, directory: str) -> str:
 def digest_of(image: Path, directory: Path) -> str:
     """What names the content of an image: a file's SHA-256, the place that a directory's path leads to.
 
-    On CVMFS that place has the image's digest in its name. A directory that is changed in place is not
-    noticed. The digests of files are remembered in `directory`. Raises OSError, SpecError and
-    InfrastructureError when the image cannot be read.
+    On CVMFS that place has the image's digest in its name. Elsewhere the labels that the program wrote
+    when it made the directory, with the time, tell that it was made anew; what is changed in it
+    by hand is not noticed. The digests of files are remembered in `directory`. Raises OSError,
+    SpecError and InfrastructureError when the image cannot be read.
     """
     if image.is_dir():
-        return f"directory:{os.path.realpath(image)}"
+        labels = image / _LABELS
+        made = f"@sha256:{hashlib.sha256(labels.read_bytes()).hexdigest()}" if labels.is_file() else ""
+        return f"directory:{os.path.realpath(image)}{made}"
     with contextlib.suppress(OSError):  # without a memory the file is read again
         directory.mkdir(parents=True, exist_ok=True)
     digests = Digests(directory / _DIGESTS)

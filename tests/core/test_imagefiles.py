@@ -156,6 +156,17 @@ def test_an_unpacked_image_is_the_place_that_its_path_leads_to(make, tmp_path):
     assert make().fetch(str(tag), quiet) == f"directory:{tmp_path}/.flat/5678"
 
 
+def test_an_unpacked_image_that_is_made_anew_is_another_one(make, tmp_path):
+    labels = tmp_path / "image" / ".singularity.d" / "labels.json"
+    labels.parent.mkdir(parents=True)
+    digests = []
+    for second in (1, 1, 2):
+        labels.write_text(f'{{"org.label-schema.build-date": "Friday_12:00:0{second}_UTC"}}')
+        digests.append(make().fetch(str(tmp_path / "image"), quiet))
+    assert digests[0] == digests[1] != digests[2]
+    assert all(each.startswith(f"directory:{tmp_path}/image@sha256:") for each in digests)
+
+
 def test_no_room_is_told(site, make):
     (site / "images").write_text("a file")
     with pytest.raises(BackendError, match="cannot be kept"):
