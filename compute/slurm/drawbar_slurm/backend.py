@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -106,7 +107,7 @@ class SlurmBackend(CommandLineBackend):
             raise Busy(done.words)
         if done.code <= 0 or _UNCLEAR.search(done.err):
             raise BackendError(f"sbatch: {done.words}", transient=True)
-        raise Rejected(done.words)
+        raise Rejected(f"{done.words} (it was asked for {shlex.join(batch.directives)})")
 
     def queue(self) -> Iterable[Seen]:
         """One squeue, which also knows the jobs that ended in the last minutes."""

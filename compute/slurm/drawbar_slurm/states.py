@@ -51,6 +51,9 @@ _UNLESS_BEGUN = {
 }
 """What really happened to a job that had a node, but whose script did not begin."""
 
+_NEVER = re.compile(r"PartitionTimeLimit|PartitionNodeLimit|(QOS|Assoc)Max\w+PerJob\w*")
+"""Why Slurm keeps a job pending that asks for more than one job may have, so that waiting does not help."""
+
 _REQUEUED = frozenset({"REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT"})
 
 
@@ -136,6 +139,12 @@ def _seen(
             host=host,
         )
     again = word in _REQUEUED or (word == "PENDING" and restarts not in ("", "0"))
+    never = word == "PENDING" and bool(_NEVER.fullmatch(why))
+    stuck = ""
+    if again:
+        stuck = f"Slurm wants to start it again ({' '.join(filter(None, (state, why)))})"
+    elif never:
+        stuck = f"it asks for more than one job may have, and Slurm keeps it pending for ever ({why})"
     return Seen(
         batch=name,
         index=index,
@@ -143,9 +152,9 @@ def _seen(
         state=_ALIVE.get(word, JobState.RUNNING),
         native_state=state,
         message=why,
-        reason=Reason.EVICTED if again else None,
+        reason=Reason.EVICTED if again else Reason.UNSCHEDULABLE if never else None,
         host=host,
-        stuck=f"Slurm wants to start it again ({' '.join(filter(None, (state, why)))})" if again else "",
+        stuck=stuck,
     )
 
 

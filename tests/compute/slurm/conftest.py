@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,6 +13,30 @@ from drawbar.testing.driver import Driver
 from drawbar_slurm.backend import SlurmBackend
 
 SCRIPT = Path(__file__).parents[2] / "clusters" / "slurm"
+ANALYSIS = """
+workflow:
+  type: serial
+  specification:
+    steps:
+      - name: first
+        environment: docker.io/library/python:3.12
+        compute_backend: slurmcern
+        slurm_partition: debug
+        slurm_time: "5"
+        commands: ["echo $$SLURM_JOB_PARTITION > first.txt"]
+      - name: second
+        environment: docker.io/library/python:3.12
+        compute_backend: local
+        commands: ["cat first.txt > second.txt; echo here $$SLURM_JOB_ID >> second.txt"]
+outputs:
+  files: [second.txt]
+"""
+SETTINGS = """
+[backends.slurmcern]
+kind = "slurm"
+partition = "long"
+poll_s = 2
+"""
 
 
 class Cluster:
@@ -74,3 +99,30 @@ def open_driver(slurm, tmp_path):
     yield open_one
     for driver in drivers:
         driver.clean_up()
+
+
+@pytest.fixture
+def drawbar(slurm, tmp_path):
+    """The command line, in a directory with an analysis of two steps."""
+    (tmp_path / "drawbar.toml").write_text(SETTINGS)
+    (tmp_path / "analysis").mkdir()
+    (tmp_path / "analysis" / "reana.yaml").write_text(ANALYSIS)
+    environment = {
+        **{name: os.environ[name] for name in ("PATH", "HOME", "SLURM_CONF")},
+        "DRAWBAR_HOME": str(tmp_path / "home"),
+        "DRAWBAR_SYSTEM_CONFIG": str(tmp_path / "drawbar.toml"),
+        "XDG_CONFIG_HOME": str(tmp_path / "nothing"),
+    }
+
+    def run(*arguments):
+        return subprocess.run(
+            [sys.executable, "-m", "drawbar.cli", *arguments],
+            cwd=tmp_path / "analysis",
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    return run

@@ -129,7 +129,13 @@ def test_the_controller_is_away_for_30_seconds(slurm, tmp_path, gated_run, how):
 def test_a_second_copy_of_a_job_does_nothing(slurm, open_driver):
     driver = open_driver()
     attempt, _, gate = started(driver)
-    slurm.run("sbatch", "--wait", f"--job-name={attempt.tag}", f"{attempt.record}/batch/launcher")
+    slurm.run(
+        "sbatch",
+        "--wait",
+        "--output=/dev/null",
+        f"--job-name={attempt.tag}",
+        f"{attempt.record}/batch/launcher",
+    )
     assert (driver.directory / "gate.ledger").read_text() == "started\n"
     asked = slurm.run("squeue", "--noheader", "--states=all", f"--name={attempt.tag}", "-o", "%T")
     assert sorted(asked.split()) == ["COMPLETED", "RUNNING"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from drawbar.batch import Batch
+from drawbar.batchcalls import Rejected
 from drawbar.errors import SettingsError
 from drawbar.model import JobSpec, JobState, Reason, Resources
 from drawbar_slurm.backend import SlurmBackend
@@ -165,6 +167,27 @@ def test_each_state(state, expected):
     assert seen.native_state == state
 
 
+@pytest.mark.parametrize(
+    ("why", "reason"),
+    [
+        ("PartitionTimeLimit", Reason.UNSCHEDULABLE),
+        ("PartitionNodeLimit", Reason.UNSCHEDULABLE),
+        ("QOSMaxWallDurationPerJobLimit", Reason.UNSCHEDULABLE),
+        ("AssocMaxCpuPerJobLimit", Reason.UNSCHEDULABLE),
+        ("QOSMaxMemoryPerJob", Reason.UNSCHEDULABLE),
+        ("QOSMaxJobsPerUserLimit", None),
+        ("QOSGrpJobsLimit", None),
+        ("PartitionConfig", None),
+        ("PartitionDown", None),
+        ("Resources", None),
+    ],
+)
+def test_what_waiting_does_not_help(why, reason):
+    (seen,) = queued(f"7|N/A|7|PENDING|{why}|0|0||{NAME}|")
+    assert (seen.state, seen.reason, seen.message) == (SUBMITTED, reason, why)
+    assert (why in seen.stuck) is (reason is not None)
+
+
 def test_tasks_of_one_array_are_named_in_one_word():
     assert together(["4_1", "4_3", "7", "4_2", "4_9", "12_5"]) == ["4_[1-3,9]", "7", "12_[5]"]
     assert together([]) == []
@@ -298,6 +321,21 @@ def client(tmp_path):
 )
 def test_arrays_are_smaller_than_max_array_size(client, says, largest):
     assert client(scontrol=says).largest_batch() == largest
+
+
+@pytest.mark.parametrize(
+    "says",
+    ["echo 12", "echo 'sbatch: warning: x 7' >&2; echo 12", "echo Welcome to 3; echo; echo '12;cern'"],
+)
+def test_warnings_of_sbatch_are_no_answers(client, says, tmp_path):
+    batch = Batch(name=NAME, directives=(), attempts=(), array=False, directory=str(tmp_path))
+    assert client(sbatch=says).hand_over(batch) == "12"
+
+
+def test_a_refusal_says_what_was_asked_for(client, tmp_path):
+    batch = Batch(name=NAME, directives=("--qos=x",), attempts=(), array=False, directory=str(tmp_path))
+    with pytest.raises(Rejected, match=r"Invalid qos \(it was asked for --qos=x\)"):
+        client(sbatch="echo 'sbatch: error: Invalid qos' >&2; exit 1").hand_over(batch)
 
 
 def problems(backend):

@@ -3,64 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 
 pytestmark = pytest.mark.slurm
-
-ANALYSIS = """
-workflow:
-  type: serial
-  specification:
-    steps:
-      - name: first
-        environment: docker.io/library/python:3.12
-        compute_backend: slurmcern
-        slurm_partition: debug
-        slurm_time: "5"
-        commands: ["echo $$SLURM_JOB_PARTITION > first.txt"]
-      - name: second
-        environment: docker.io/library/python:3.12
-        compute_backend: local
-        commands: ["cat first.txt > second.txt; echo here $$SLURM_JOB_ID >> second.txt"]
-outputs:
-  files: [second.txt]
-"""
-SETTINGS = """
-[backends.slurmcern]
-kind = "slurm"
-partition = "long"
-poll_s = 2
-"""
-
-
-@pytest.fixture
-def drawbar(slurm, tmp_path):
-    (tmp_path / "drawbar.toml").write_text(SETTINGS)
-    (tmp_path / "analysis").mkdir()
-    (tmp_path / "analysis" / "reana.yaml").write_text(ANALYSIS)
-    environment = {
-        **{name: os.environ[name] for name in ("PATH", "HOME", "SLURM_CONF")},
-        "DRAWBAR_HOME": str(tmp_path / "home"),
-        "DRAWBAR_SYSTEM_CONFIG": str(tmp_path / "drawbar.toml"),
-        "XDG_CONFIG_HOME": str(tmp_path / "nothing"),
-    }
-
-    def run(*arguments):
-        return subprocess.run(
-            [sys.executable, "-m", "drawbar.cli", *arguments],
-            cwd=tmp_path / "analysis",
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-
-    return run
 
 
 def test_steps_of_one_analysis_on_different_backends(drawbar):
@@ -89,7 +35,7 @@ def test_the_command_line_checks_a_cluster(drawbar):
 
 def test_the_check_names_a_partition_that_is_not_there(drawbar, tmp_path):
     settings = tmp_path / "drawbar.toml"
-    settings.write_text(SETTINGS.replace("long", "lnog"))
+    settings.write_text(settings.read_text().replace("long", "lnog"))
     done = drawbar("backends", "check", "slurmcern")
     assert done.returncode == 3
     assert "no partition lnog" in done.stderr
@@ -97,7 +43,7 @@ def test_the_check_names_a_partition_that_is_not_there(drawbar, tmp_path):
 
 def test_the_check_says_that_the_nodes_do_not_see_a_directory(drawbar, slurm, tmp_path):
     settings = tmp_path / "drawbar.toml"
-    settings.write_text(f'{SETTINGS}check_directory = "{slurm.private}"\nsettle_s = 2\n')
+    settings.write_text(f'{settings.read_text()}check_directory = "{slurm.private}"\nsettle_s = 2\n')
     done = drawbar("backends", "check", "slurmcern")
     assert done.returncode == 3
     assert "a job did not begin" in done.stderr

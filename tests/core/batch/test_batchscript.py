@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -236,3 +237,37 @@ def test_a_job_without_an_image_needs_no_program(make, surroundings):
     run(record)
     end = batchscript.read_end(str(record))
     assert (end.exit_code, end.container) == (0, "")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of its own for everything, and a function that leaves no room on it."""
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m,nr_inodes=64", "tmpfs", str(tmp_path)]
+    if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("only root can mount a small disk")
+
+    def fill():
+        with contextlib.suppress(OSError), (tmp_path / "filler").open("wb", buffering=0) as file:
+            while file.write(b"x" * 4096):
+                pass
+        with contextlib.suppress(OSError):
+            for number in range(64):
+                (tmp_path / f"filler{number}").touch()
+
+    yield fill
+    subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
+
+
+def test_without_room_for_a_claim_nothing_is_run(small_disk, make):
+    record = make("echo")
+    small_disk()
+    done = run(record)
+    assert done.returncode == 74
+    assert b"cannot write" in done.stderr
+    assert not (record / "start").exists()
+
+
+def test_a_disk_that_is_filled_by_the_job_costs_the_record_and_not_the_exit_code(small_disk, make, tmp_path):
+    record = make("sh", "-c", 'cat /dev/zero > "$0"; exit 3', str(tmp_path / "filler"))
+    assert run(record).returncode == 3  # which the scheduler knows, then
+    assert batchscript.read_end(str(record)) is None
