@@ -155,7 +155,12 @@ class SlurmBackend(CommandLineBackend):
             partitions = _good("sinfo", self.commands.run("sinfo", "--noheader", "-o", "%R")).out.split()
             list(self.queue())
         except BackendError as error:
-            return [Problem(message=f"slurm: {error}")]
+            return [
+                Problem(
+                    message=f"slurm: {error}",
+                    hint="does slurmctld run, and is SLURM_CONF (/etc/slurm/slurm.conf) of this cluster?",
+                )
+            ]
         return [
             *self._check_version(version),
             *self._check_partition(partitions),
@@ -185,6 +190,7 @@ class SlurmBackend(CommandLineBackend):
         if not why:
             try:
                 self.history(["db-check"])
+                why = "" if self._accounting else "sacct says that accounting is disabled"
             except BackendError as error:
                 why = f"accounting does not answer ({error})"
         if why:

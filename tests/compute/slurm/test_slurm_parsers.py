@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from drawbar.batch import Batch
-from drawbar.batchcalls import Rejected
-from drawbar.errors import SettingsError
+from drawbar.batchcalls import Busy, Rejected
+from drawbar.errors import BackendError, SettingsError
 from drawbar.model import JobSpec, JobState, Reason, Resources
 from drawbar_slurm.backend import SlurmBackend
 from drawbar_slurm.options import seconds
@@ -332,6 +332,30 @@ def test_warnings_of_sbatch_are_no_answers(client, says, tmp_path):
     assert client(sbatch=says).hand_over(batch) == "12"
 
 
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        ("Batch job submission failed: Invalid partition name specified", Rejected),
+        ("Batch job submission failed: Requested node configuration is not available", Rejected),
+        ("Batch job submission failed: Invalid qos specification", Rejected),
+        ("Batch job submission failed: Invalid account or account/partition combination specified", Rejected),
+        ("Batch job submission failed: Invalid feature specification", Rejected),
+        ("Batch job submission failed: Requested reservation is invalid", Rejected),
+        ("QOSMaxWallDurationPerJobLimit\nsbatch: error: Batch job submission failed: Job violates", Rejected),
+        ("Batch job submission failed: Unable to contact slurm controller (connect failure)", Busy),
+        ("QOSMaxSubmitJobPerUserLimit\nsbatch: error: Batch job submission failed: Job violates", Busy),
+        ("Batch job submission failed: Socket timed out on send/recv operation", BackendError),
+    ],
+)
+def test_what_sbatch_says_when_it_fails(client, tmp_path, words, error):
+    """As sbatch 22.05 says it: refused for good, to be tried again, or in doubt."""
+    (tmp_path / "words").write_text(f"sbatch: error: {words}\n")
+    batch = Batch(name=NAME, directives=(), attempts=(), array=False, directory=str(tmp_path))
+    with pytest.raises(error) as raised:
+        client(sbatch=f"cat {tmp_path}/words >&2; exit 1").hand_over(batch)
+    assert type(raised.value) is error
+
+
 def test_a_refusal_says_what_was_asked_for(client, tmp_path):
     batch = Batch(name=NAME, directives=("--qos=x",), attempts=(), array=False, directory=str(tmp_path))
     with pytest.raises(Rejected, match=r"Invalid qos \(it was asked for --qos=x\)"):
@@ -351,6 +375,9 @@ def test_the_check_of_commands_versions_and_accounting(client, tmp_path):
     assert none.startswith("warning: slurm: there is no accounting, so")
     (away,) = problems(client(scontrol=accounting, sacct="echo 'sacct: error: refused' >&2; exit 1"))
     assert "accounting does not answer (sacct: sacct: error: refused), so" in away
+    disabled = "echo 'Slurm accounting storage is disabled' >&2; exit 1"
+    (off,) = problems(client(scontrol=accounting, sacct=disabled))
+    assert off.startswith("warning: slurm: sacct says that accounting is disabled, so")
     (down,) = problems(client(sinfo="echo 'sinfo: Unable to contact slurm controller' >&2; exit 1"))
     assert down == "error: slurm: sinfo: sinfo: Unable to contact slurm controller"
     backend = client()
