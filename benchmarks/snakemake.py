@@ -1,12 +1,15 @@
 """Snakemake: CPU seconds per trivial job and per step of a chain, beside snakemake and its remote executor.
 
-    python -m benchmarks.snakemake [--jobs 200 1000] [--more 5000] [--chain 50] [--remote 12]
+    python -m benchmarks.snakemake [--jobs 200 1000] [--more 5000] [--chain 50] [--remote 12] [--slurm 100]
 
 All have the same Snakefile and two cores. `snakemake --cores 2` is as its users call it; the remote
 executor is `cluster-generic`, whose submit command starts the job script in the background. CPU seconds
 are those of every process of a run, also of those that outlive it: the measuring process is their reaper.
 So the jobs are among them, for each runner alike; what the bare jobs cost is measured beside. A workflow
 with one job is the start-up, and is left out of what a job costs.
+
+With `--slurm` it is a Slurm that answers (`tests/clusters/slurm start`, and the SLURM_CONF that it prints):
+both submit there, and what the jobs take on its nodes is what its accounting says.
 """
 
 from __future__ import annotations
@@ -21,8 +24,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 WIDE = """\
 rule all:
@@ -44,6 +49,7 @@ rule next:
 """
 SUBMIT = '#!/bin/sh\nsetsid sh "$1" >/dev/null 2>&1 </dev/null &\necho $!\n'
 REMOTE_CHAIN = 5
+SBATCH = "sbatch --parsable --time=10 --mem=500 --output=/dev/null"
 PLUGIN = "snakemake-executor-plugin-cluster-generic"
 BUILD = Path(__file__).parent.parent / "build"
 _PR_SET_CHILD_SUBREAPER = 36
@@ -87,6 +93,30 @@ def measured(argv: list[str], directory: Path, environment: dict[str, str]) -> C
     return Cost(cpu, wall)
 
 
+def on_nodes(since: float) -> float:
+    """CPU seconds of all processes of the jobs that Slurm started since then."""
+    start = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(since))
+    argv = [
+        "sacct",
+        "--noheader",
+        "--parsable2",
+        "--allusers",
+        "--starttime",
+        start,
+        "--format=JobID,TotalCPU",
+    ]
+    told = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+    total = 0.0
+    for line in told.splitlines():
+        job, _, took = line.partition("|")
+        if "." in job:  # a step; its job has the sum
+            seconds = 0.0
+            for part in took.replace("-", ":").split(":"):
+                seconds = seconds * 60 + float(part)
+            total += seconds
+    return total
+
+
 class Runners:
     """The commands that are compared, and where they work."""
 
@@ -100,8 +130,8 @@ class Runners:
         self.submit.write_text(SUBMIT)
         self.submit.chmod(0o755)
 
-    def run(self, runner: str, snakefile: str) -> Cost:
-        """One run, in an empty directory."""
+    def run(self, runner: str, snakefile: str, *, slurm: bool = False) -> Cost:
+        """One run, in an empty directory; on a Slurm with that."""
         directory = self.place / "work"
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir()
@@ -109,12 +139,17 @@ class Runners:
         environment = dict(self.environment)
         if runner == "drawbar":
             argv = [sys.executable, "-m", "drawbar_snakemake.command", "--cores", "2"]
+            argv += ["--backend", "slurm"] if slurm else []
         elif runner == "snakemake":
             argv = [sys.executable, "-m", "snakemake", "--cores", "2"]
         else:
             environment["PYTHONPATH"] = str(cluster_generic())
-            argv = [sys.executable, "-m", "snakemake", "--executor", "cluster-generic", "--jobs", "4"]
-            argv += ["--cluster-generic-submit-cmd", str(self.submit), "--seconds-between-status-checks", "1"]
+            argv = [sys.executable, "-m", "snakemake", "--executor", "cluster-generic"]
+            if slurm:
+                argv += ["--jobs", "1000", "--cluster-generic-submit-cmd", SBATCH]
+            else:
+                argv += ["--jobs", "4", "--cluster-generic-submit-cmd", str(self.submit)]
+                argv += ["--seconds-between-status-checks", "1"]
         return measured(argv, directory, environment)
 
 
@@ -125,6 +160,29 @@ def cluster_generic() -> Path:
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(place), PLUGIN]
         subprocess.run(pip, check=True, stderr=subprocess.DEVNULL)
     return place
+
+
+def compare_on_slurm(runners: Runners, jobs: Sequence[int]) -> list[dict[str, Any]]:
+    """What both take, here and on the nodes."""
+    print(
+        f"{'on Slurm':14} {'runner':16} {'CPU s here':>11} {'on nodes':>9} {'wall s':>8} {'ms per job':>11}"
+    )
+    figures, start = [], {}
+    for count in (1, *jobs):
+        for runner in ("cluster-generic", "drawbar"):
+            began = time.time()
+            cost = runners.run(runner, WIDE.format(count=count), slurm=True)
+            time.sleep(5)  # until the accounting has heard of the last one
+            nodes = on_nodes(began)
+            total = cost.cpu_s + nodes
+            each = (total - start.setdefault(runner, total)) / max(1, count - 1) * 1000
+            workflow = f"{count} jobs"
+            figures.append(
+                {"workflow": workflow, "runner": f"{runner} on Slurm", **asdict(cost), "nodes_cpu_s": nodes}
+            )
+            shown = f"{cost.cpu_s:11.2f} {nodes:9.2f} {cost.wall_s:8.2f} {each:11.1f}"
+            print(f"{workflow:14} {runner:16} {shown}", flush=True)
+    return figures
 
 
 def bare(jobs: int, directory: Path) -> float:
@@ -143,6 +201,7 @@ def main() -> None:
     parser.add_argument("--more", type=int, nargs="*", default=[], help="so many jobs through drawbar only")
     parser.add_argument("--chain", type=int, default=50, help="0 for none")
     parser.add_argument("--remote", type=int, default=12, help="jobs through cluster-generic; 0 for none")
+    parser.add_argument("--slurm", type=int, nargs="*", default=[], help="so many jobs on a Slurm")
     parser.add_argument("--json", type=Path, help="write the figures to this file, too")
     asked = parser.parse_args()
     both = ("snakemake", "drawbar")
@@ -171,6 +230,8 @@ def main() -> None:
             figures.append({"workflow": name, "runner": runner, **asdict(cost), "ms_per_job": each})
             shown = f"{cost.cpu_s:8.2f} {cost.wall_s:8.2f} {each:11.1f} {each - floor:12.1f}"
             print(f"{name:14} {runner:16} {shown}", flush=True)
+        if asked.slurm:
+            figures += compare_on_slurm(runners, asked.slurm)
     if asked.json:
         asked.json.write_text(json.dumps({"floor_ms": floor, "runs": figures}, indent=1))
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from drawbar.engine import JobClient, Lookup, Ticket
+from drawbar.engine import Executed, JobClient, Lookup, Ticket
 from drawbar.errors import DrawbarError
 from drawbar.model import JobResult, JobSpec, Reason
 from snakemake.exceptions import WorkflowError, print_exception
@@ -107,16 +107,25 @@ class Pump:
         """Wait until something has happened, with drawbar's jobs or with Snakemake's own."""
         while not self._taken():
             if self._executor.running:
-                self._waiting = True
-                try:
-                    if not self._inner._value:
-                        self._executor.wait()
-                finally:
-                    self._waiting = False
+                self._wait()
             else:
                 self._inner.acquire()
                 self._taken()
                 return
+
+    def _wait(self) -> None:
+        """Wait for a job to end, and take all others that have ended by then; or for an interrupt."""
+        client = self._executor.client
+        self._waiting = True
+        try:
+            executed = None if self._inner._value else client.wait()
+        finally:
+            self._waiting = False
+        if executed is not None:
+            client.interrupt()  # comes after the ends that are known by now
+        while executed is not None:
+            self._executor.report(executed)
+            executed = client.wait()
 
     def _taken(self) -> bool:
         taken = False
@@ -230,12 +239,9 @@ class Executor(RealExecutor):  # type: ignore[misc]
 
     # what the pump calls
 
-    def wait(self) -> None:
-        """Wait for a job to end, or for an interrupt."""
-        executed = self.client.wait()
-        if executed is not None:
-            asked = self.running.pop(executed.ticket.identity)
-            self._report(asked, executed.result)
+    def report(self, executed: Executed) -> None:
+        """A job has ended."""
+        self._report(self.running.pop(executed.ticket.identity), executed.result)
 
     # how it is done
 
