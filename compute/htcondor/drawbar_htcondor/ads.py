@@ -13,7 +13,10 @@ from drawbar_htcondor.options import FAIL, RELEASES, WAIT
 BATCH, ARRAY = "DrawbarBatch", "DrawbarArray"
 """Attributes of drawbar's own in a job's ad: the name of its batch, and whether that has several jobs."""
 
+_ASKED = {"RequestCpus": "cores", "RequestMemory": "MB of memory", "RequestGPUs": "GPUs"}
+
 PROJECTION = [
+    *_ASKED,
     *("ClusterId", "ProcId", BATCH, ARRAY, "JobStatus", "RemoteHost", "LastRemoteHost"),
     *("NumJobStarts", "NumShadowStarts", "JobCurrentReconnectAttempt", "LastRejMatchReason"),
     *("HoldReason", "HoldReasonCode", "HoldReasonSubCode", "NumHolds", "EnteredCurrentStatus", "ServerTime"),
@@ -51,7 +54,7 @@ def queued(ads: Iterable[Mapping[str, Any]], hold: str, release_s: float) -> Ite
         state, reason, stuck = JobState.RUNNING, None, ""
         message = ""
         if status == _IDLE:
-            state, message = JobState.SUBMITTED, _text(ad, "LastRejMatchReason")
+            state, message = JobState.SUBMITTED, _unmatched(ad)
             reason, stuck = _stalled(ad)
         elif status == _HELD and code != _SPOOLING:
             message = _text(ad, "HoldReason") or f"held with code {code}"
@@ -81,6 +84,13 @@ def _unmade(cluster: Mapping[str, Any]) -> Iterator[Seen]:
             native_state="not materialized",
             message=paused,
         )
+
+
+def _unmatched(ad: Mapping[str, Any]) -> str:
+    """Why no machine was found for an idle job, with what it asks for; empty when none was looked for yet."""
+    asked = [f"{number} {what}" for name, what in _ASKED.items() if (number := _number(ad, name))]
+    reason = _text(ad, "LastRejMatchReason")
+    return f"{reason} for {', '.join(asked)}" if reason and asked else reason
 
 
 def _stalled(ad: Mapping[str, Any]) -> tuple[Reason | None, str]:

@@ -50,6 +50,12 @@ def test_a_job_that_never_starts_however_often_it_is_tried():
     assert not seen.stuck
 
 
+def test_a_job_that_no_machine_can_run_says_what_it_asks_for():
+    ad = {"ProcId": 0, "JobStatus": 1, "LastRejMatchReason": "no match found ", "RequestMemory": 90000}
+    (seen,) = ads.queued([{**ad, "RequestCpus": 2}], FAIL, 60)
+    assert seen.message == "no match found for 2 cores, 90000 MB of memory"
+
+
 def test_held_jobs_fail_with_their_reason(recorded):
     seen = queued(recorded)
     reasons = {name: each.reason for name, each in seen.items() if name.startswith("held")}
