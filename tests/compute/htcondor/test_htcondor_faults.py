@@ -229,7 +229,7 @@ def test_a_cluster_that_is_only_partly_made_is_cancelled_as_one(pool, open_drive
 
 def test_what_no_machine_can_run_says_why(open_driver):
     driver = open_driver()
-    attempt = ledger_job(driver, hints={"htcondor": {"htcondor_request_memory": "900000G"}})
+    attempt = ledger_job(driver, resources=Resources(memory_mib=921_600_000))
     driver.run(attempt)
     told(driver, attempt, lambda status: "no match found for 1 cores, 921600000 MB" in status.message)
     driver.cancel(attempt)
