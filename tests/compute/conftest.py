@@ -89,6 +89,13 @@ class GatedRun:
             assert time.monotonic() < give_up, self.counts()
             time.sleep(0.05)
 
+    def status(self) -> dict:
+        """What `drawbar status --json` prints."""
+        process = self._drawbar("-m", "drawbar.cli", "status", "gated", "--json")
+        printed, told = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == 0, told
+        return json.loads(printed)
+
     def resume(self) -> dict:
         """`drawbar resume` of a run whose driver was killed."""
         return self.finish(self._drawbar("-m", "drawbar.cli", "resume", "gated", "--json"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 
 import pytest
 
@@ -59,11 +60,13 @@ def test_a_driver_killed_after_its_jobs_started(slurm, tmp_path, gated_run, ende
     run = gated_run(tmp_path, SETTINGS)
     process = run.start("slurm")
     run.wait_for("started")
+    give_up = time.monotonic() + 120
+    while sum(bool(job["native_id"]) for job in run.status()["jobs"]) < run.jobs:
+        assert time.monotonic() < give_up  # jobs may begin before the answer of sbatch is written down
     process.kill()
     run.killed(process)
     if ended:
         run.gate.touch()
         run.wait_for("started", "ended")
     found = run.resume()
-    if not ended:  # else nobody may know it: the driver was killed, and a record does not have it
-        assert all("_" in job["native_id"] for job in found["jobs"])
+    assert all("_" in job["native_id"] for job in found["jobs"])
