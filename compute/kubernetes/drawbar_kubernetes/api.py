@@ -313,13 +313,21 @@ class Api:
                 config.load_incluster_config(client_configuration=configuration)
                 namespace = (_ACCOUNT / "namespace").read_text().strip()
         except (config.ConfigException, OSError, ValueError, TypeError) as error:
-            raise BackendError(f"no cluster is configured: {_cause(error)}; {REMEDY}") from error
+            cause = _cause(error).removeprefix("Invalid kube-config file. ").rstrip(".")
+            raise BackendError(f"no cluster can be reached by {self._source}: {cause}; {REMEDY}") from error
         self._namespace = self._namespace or namespace
         configuration.connection_pool_maxsize = _CONNECTIONS
         return client.ApiClient(configuration)
 
+    @property
+    def _source(self) -> str:
+        """Where it is written how to reach the cluster, as kubectl has it."""
+        return self._kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
+
     def _load_file(self, config: Any, configuration: Any) -> str:
-        file = self._kubeconfig or os.environ.get("KUBECONFIG") or None
+        file = self._source
+        if not any(Path(each).expanduser().exists() for each in file.split(os.pathsep)):
+            raise FileNotFoundError("there is no such file")
         config.load_kube_config(file, self._context, client_configuration=configuration, persist_config=False)
         contexts, current = config.list_kube_config_contexts(file)
         chosen = next((each for each in contexts if each["name"] == self._context), current)

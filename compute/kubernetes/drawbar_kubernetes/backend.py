@@ -75,7 +75,8 @@ class KubernetesBackend(Backend):
         try:
             return checks.problems(self._api, self.options, KubernetesBackend(self.options))
         except BackendError as error:
-            return [Problem(message=f"kubernetes: {error}")]
+            hint = "does kubectl reach it with the same kubeconfig and context?" if error.transient else None
+            return [Problem(message=f"kubernetes: {error}", hint=hint)]
 
     def resources(self, hints: BaseOptions, resources: Resources) -> Resources:
         """What a step asks for, with its `kubernetes_` hints."""

@@ -88,7 +88,9 @@ class _Listener:
 
     def status(self, statuses: Sequence[JobStatus]) -> None:
         for status in statuses:
-            self.told = ": ".join(filter(None, (status.native_state, status.message))) or self.told
+            said = status.message.startswith(status.native_state)
+            words = (status.message,) if said else (status.native_state, status.message)
+            self.told = ": ".join(filter(None, words)) or self.told
             if status.result is not None:
                 self.result = status.result
                 self.ended.set()

@@ -389,10 +389,24 @@ def test_a_check_names_what_an_old_cluster_leaves_out(make_backend, cluster):
     assert "spec.ttlSecondsAfterFinished" in str(problem)
 
 
-def test_a_check_without_a_cluster(tmp_path):
-    values = {"kubeconfig": str(tmp_path / "none")}
+@pytest.mark.parametrize("content", [None, "", "{}", "contexts: 5"])
+def test_a_check_without_a_cluster(tmp_path, content):
+    """It names the file, what is wrong with it and what to do."""
+    file = tmp_path / "config"
+    if content is not None:
+        file.write_text(content)
+    values = {"kubeconfig": str(file)}
     (problem,) = KubernetesBackend(KubernetesBackend.Options.parse(values, where="test")).check()
-    assert "KUBECONFIG" in str(problem)
+    assert f"no cluster can be reached by {file}: " in str(problem)
+    assert "name a kubeconfig with KUBECONFIG" in str(problem)
+    assert ".;" not in str(problem)
+
+
+def test_a_check_of_a_cluster_that_does_not_answer(make_backend, cluster):
+    cluster.unserve()
+    (problem,) = make_backend().check()
+    assert "does not answer" in str(problem)
+    assert "kubectl" in str(problem)
 
 
 def test_calls_and_threads_do_not_grow_with_jobs(make_backend, cluster, tmp_path):
