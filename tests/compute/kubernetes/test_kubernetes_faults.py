@@ -8,21 +8,10 @@ import signal
 import pytest
 from behaviour import Behaviour, ledger_of, running
 from drawbar.model import Reason, Resources
+from stages import POINTS
 
 pytestmark = pytest.mark.kubernetes
 PYTHON = "localhost/python:wf"
-BACKEND = "drawbar_kubernetes.backend:KubernetesBackend"
-POINTS = {
-    "before the intent": ("before", "drawbar.dispatcher:Dispatcher.submit"),
-    "after the intent": ("before", f"{BACKEND}.submit"),
-    "after the claim": ("after", "drawbar_kubernetes.records:set_job"),
-    "before the creation": ("before", "drawbar_kubernetes.api:Api.create"),
-    "after the creation": ("after", "drawbar_kubernetes.api:Api.create"),
-    "before the answer is stored": ("after", f"{BACKEND}.submit"),
-    "before the end is told": ("before", "drawbar_kubernetes.follow:Follower.end"),
-    "after the end": ("before", "drawbar.dispatcher:Dispatcher.accept"),
-    "before the deletion": ("before", "drawbar_kubernetes.api:Api.delete"),
-}
 
 
 class TestBehaviour(Behaviour):
