@@ -165,15 +165,17 @@ class Api:
             body = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
             self._json("DELETE", self._path(JOBS), query=query, body=body)
 
-    def events(self, kind: str, name: str) -> list[dict[str, Any]]:
-        """What the cluster has noted about an object; nothing where that may not be read."""
-        selector = f"involvedObject.name={name},involvedObject.kind={kind}"
+    def warnings(self) -> dict[str, str]:
+        """The last warning about each Job, by its name; nothing where events may not be read."""
+        query = {"fieldSelector": "involvedObject.kind=Job,type=Warning", "limit": str(_PAGE)}
         try:
-            path = f"/api/v1/namespaces/{quote(self.namespace)}/events"
-            found = self._json("GET", path, query={"fieldSelector": selector})
+            found = self._json("GET", f"/api/v1/namespaces/{quote(self.namespace)}/events", query=query)
         except ApiError:
-            return []
-        return list(found.get("items") or [])
+            return {}
+        return {
+            str((each.get("involvedObject") or {}).get("name")): str(each.get("message"))
+            for each in found.get("items") or []
+        }
 
     def quotas(self) -> list[dict[str, Any]]:
         """The namespace's resource quotas. Raises `ApiError` where they may not be read."""

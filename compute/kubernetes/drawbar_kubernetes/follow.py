@@ -232,14 +232,17 @@ class Follower:
     # what is done without being told
 
     def _tick(self) -> None:
+        explained = float("-inf")
         while not self._closing.is_set():
             self._wake.wait(_TICK_S if self._restless or self._unwanted else None)
             self._wake.clear()
             with self.lock:
                 restless = list(self._restless)
-            for parcel in restless:
-                self._mind(parcel)
+            alone = [parcel for parcel in restless if self._mind(parcel)]
             now = time.monotonic()
+            if alone and now - explained > _AGAIN_S:
+                explained = now
+                self.later(self._explain, alone)
             due = [name for name, tried in list(self._unwanted.items()) if now - tried > _AGAIN_S]
             if due and not self._closing.is_set():
                 try:
@@ -248,13 +251,16 @@ class Follower:
                     self._trouble(str(error))
             self._closing.wait(_TICK_S)
 
-    def _mind(self, parcel: Parcel) -> None:
-        """See to a parcel that may be in trouble, or of whose progress nobody tells."""
+    def _mind(self, parcel: Parcel) -> bool:
+        """See to a parcel that may be in trouble, or of whose progress nobody tells.
+
+        True when it has had no pod for a while, and nobody has said why.
+        """
         options = self._options
         with self.lock:
             if not parcel.attempts or parcel.phase is not Phase.CREATED:
                 self._restless.discard(parcel)
-                return
+                return False
             found = [pod for pod in parcel.pods.values() if not pod.dead]
             stuck = [
                 pod for pod in found if parcel.lasts(f"stuck {pod.name}", pod.stuck) > options.image_wait_s
@@ -266,9 +272,9 @@ class Follower:
             stops = any(tag in parcel.stops for tag in parcel.attempts)
             stop_s = parcel.lasts("stopping", stops)
             dead = parcel.over is not None or len(found) < len(parcel.pods)
-            unexplained = not parcel.pods and not parcel.note
-            trouble = any(pod.stuck or pod.unready for pod in found)
-            if not (trouble or unexplained or stops or dead or parcel.packed):
+            suspended = parcel.note == SUSPENDED
+            trouble = any(pod.stuck or pod.unready for pod in found) or (not parcel.pods and not suspended)
+            if not (trouble or stops or dead or parcel.packed):
                 self._restless.discard(parcel)
         for pod in stuck:
             tags = {tag for tag, part in parcel.parts.items() if part == (pod.part or 0)}
@@ -280,8 +286,7 @@ class Follower:
             self.discard([parcel.name])
         if dead or stops or parcel.packed:
             self.look_later(parcel)
-        elif alone_s > _NO_POD_S and not parcel.note:
-            self.later(self._explain, parcel)
+        return alone_s > _NO_POD_S and not suspended
 
     def _lose(self, parcel: Parcel, pod: Pod) -> None:
         """A pod's node is silent: what began in it is lost, and what could only begin in it does not.
@@ -308,13 +313,15 @@ class Follower:
         if not parcel.attempts:
             self.discard([parcel.name])
 
-    def _explain(self, parcel: Parcel) -> None:
-        """Say why there is no pod, as when a quota is used up."""
-        found = self._api.events("Job", parcel.name)
-        texts = [str(each.get("message")) for each in found if each.get("type") == "Warning"]
+    def _explain(self, parcels: Sequence[Parcel]) -> None:
+        """Say why these have no pod, as when a quota is used up: in one call, however many there are."""
+        warnings = self._api.warnings()
         with self.lock:
-            parcel.note = texts[-1] if texts else "the cluster has made no pod for it yet"
-            self.tell(parcel)
+            for parcel in parcels:
+                note = warnings.get(parcel.name, "the cluster has made no pod for it yet")
+                if not parcel.pods and parcel.note != note:
+                    parcel.note = note
+                    self.tell(parcel)
 
     def stop(self, parcel: Parcel, reason: Reason, message: str, tags: Iterable[str] | None = None) -> None:
         """Have attempts of a parcel ended for a reason; the first one counts.

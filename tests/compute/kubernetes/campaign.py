@@ -79,7 +79,12 @@ class Trial:
         )
 
     def run(self, *, when: str = "", point: str = "") -> subprocess.Popen[str]:
-        return self.start("run", str(self.home.analysis), "--name", "b", when=when, point=point)
+        """Its jobs are submitted when this returns, or the driver was killed before."""
+        with _api_server:
+            process = self.start("run", str(self.home.analysis), "--name", "b", when=when, point=point)
+            attempts = self.place / "home" / "runs" / "b.1" / "attempts"
+            until(lambda: attempts.exists() or process.poll() is not None)
+        return process
 
     def lives(self) -> list[list[str]]:
         life = self.place / "home" / "runs" / "b.1" / "workspace" / "life"
@@ -100,7 +105,8 @@ class Trial:
         told, _ = process.communicate(timeout=PATIENCE_S)
         while process.returncode != 0 and self.resumes < RESUMES:
             self.resumes += 1
-            process = self.start("resume", "b")
+            with _api_server:  # a driver does not start while there is none
+                process = self.start("resume", "b")
             told, _ = process.communicate(timeout=PATIENCE_S)
         if process.returncode != 0:
             self.wrong.append(f"it did not finish: {told[-500:]}")
@@ -144,8 +150,6 @@ def server_killed(running: bool, trial: Trial) -> None:
     process = trial.run()
     if running:
         trial.pod()
-    else:
-        until(lambda: (trial.place / "home" / "runs" / "b.1" / "attempts").exists())
     kill_api_server()
     trial.finish(process)
 

@@ -36,6 +36,8 @@ resources = {{requests = {{cpu = "50m"}}}}
 
 
 def kill_api_server(cluster):
+    if "KUBE_GIVEN" in os.environ:
+        pytest.skip("the API server of a cluster that was given is not ours to kill")
     os.kill(int(cluster.script("pid", "kube-apiserver")), signal.SIGKILL)
 
 
