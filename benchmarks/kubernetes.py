@@ -1,11 +1,12 @@
-"""Trivial jobs on Kubernetes: drawbar's backend with one scatter, also packed, and a plain loop of kubectl.
+"""Trivial jobs on Kubernetes: one scatter of drawbar, also packed, and a plain loop of kubectl.
 
-    python -m benchmarks.kubernetes [--jobs 500] [--pack 20] [--record]
+    python -m benchmarks.kubernetes --audit FILE [--jobs 500] [--pack 20] [--only scatter packed loop]
     python -m benchmarks.kubernetes --fake [--jobs 1000 10000] [--pack 20]
 
-The second needs no cluster, and shows what the backend takes for many jobs. The first needs the cluster of
-`tests/clusters/kubernetes start`, and the variables that it prints. The backend is driven as drawbar's
-driver does it: one batch, events, and `forget` when a result is known.
+The first is `drawbar run`, on the cluster of `KUBE_AUDIT=FILE tests/clusters/kubernetes start`, with the
+variables that its `env` prints; calls are counted by what the API server writes into that file. The second
+needs no cluster, and shows what the backend takes for many jobs. The results of both are put together in
+docs/results/kubernetes-benchmark.md by hand, since a machine is seldom quiet for all of it.
 """
 
 from __future__ import annotations
@@ -25,15 +26,7 @@ from pathlib import Path
 from benchmarks import batch, kubernetes_scale
 from benchmarks.batch import HEAD, Ledger, Outcome
 
-RECORD = Path(__file__).resolve().parent.parent / "docs" / "results" / "kubernetes-benchmark.md"
 IMAGE = "localhost/python:wf"
-TITLE = """\
-# Kubernetes: {jobs} trivial jobs
-
-`python -m benchmarks.kubernetes`, {date}: drawbar {version}, Kubernetes 1.20.2 of one node on {cores} cores,
-which runs the cluster, the jobs and the clients; load average {load:.1f} at the start. Lag is from a job's
-own last act to the moment when its result was known.
-"""
 
 
 class Calls:
