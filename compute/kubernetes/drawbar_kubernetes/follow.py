@@ -277,7 +277,8 @@ class Follower:
             if not (trouble or stops or dead or parcel.packed):
                 self._restless.discard(parcel)
         for pod in stuck:
-            tags = {tag for tag, part in parcel.parts.items() if part == (pod.part or 0)}
+            with self.lock:
+                tags = {attempt.tag for attempt in parcel.in_parts().get(pod.part or 0, ())}
             self.stop(parcel, pod.stuck or Reason.IMAGE, pod.message or pod.waiting, tags)
         for pod in silent:
             self._lose(parcel, pod)
