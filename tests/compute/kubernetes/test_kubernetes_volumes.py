@@ -12,7 +12,7 @@ import pytest
 
 pytestmark = pytest.mark.kubernetes
 
-IMAGE = "localhost/busybox:wf"
+IMAGE = "localhost/python:wf"
 
 
 @pytest.fixture
@@ -73,8 +73,8 @@ workflow:
   specification:
     steps:
       - environment: {IMAGE}
-        commands: ["echo $(($(cat input.txt) + 1)) > sum.txt", "ls {physics} {physics}/home/runs > seen.txt"]
-outputs: {{files: [sum.txt, seen.txt]}}
+        commands: ["cat input.txt input.txt > twice.txt", "ls {physics} {physics}/home/runs > seen.txt"]
+outputs: {{files: [twice.txt, seen.txt]}}
 """)
     environment = {**os.environ, "DRAWBAR_SYSTEM_CONFIG": str(tmp_path / "site.toml")}
     del environment["DRAWBAR_HOME"]
@@ -92,7 +92,7 @@ outputs: {{files: [sum.txt, seen.txt]}}
         run = json.loads(drawbar("run", str(tmp_path / "analysis"), "--name", name, "--json"))
         workspace = physics / "home" / "runs" / f"{name}.1" / "workspace"
         assert run["workspace"] == str(workspace)
-        assert (workspace / "sum.txt").read_text() == "42\n"
+        assert (workspace / "twice.txt").read_text() == "41\n41\n"
         seen = (workspace / "seen.txt").read_text().split()
         assert seen == [f"{physics}:", "home", f"{physics}/home/runs:", f"{name}.1"]
     assert cluster.kubectl("get", "pvc", claim, "-o", "jsonpath={.status.phase}") == "Bound"
