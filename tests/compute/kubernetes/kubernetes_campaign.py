@@ -1,6 +1,6 @@
 """Faults of all kinds while runs go on the real cluster, and what became of their jobs.
 
-    python -m tests.compute.kubernetes.campaign [--repeat 2] [--at-once 4] [--record]
+    python -m tests.compute.kubernetes.kubernetes_campaign [--repeat 2] [--at-once 4] [--record]
 
 Needs the cluster of `tests/clusters/kubernetes start` for itself. Each run is one of `drawbar run` with a
 few jobs, which meets one fault and is resumed until it has finished. The judge is what the jobs write
@@ -249,7 +249,7 @@ def lines(trials: list[Trial], seconds: float) -> Iterator[str]:
     yield "# Kubernetes: faults"
     yield ""
     yield (
-        f"`python -m tests.compute.kubernetes.campaign`, {date.today().isoformat()}: drawbar "
+        f"`python -m tests.compute.kubernetes.kubernetes_campaign`, {date.today().isoformat()}: drawbar "
         f"{version('drawbar')}, Kubernetes 1.20.2 of one node on {os.cpu_count()} cores, load average "
         f"{os.getloadavg()[1]:.0f}, {seconds:.0f} s. Each run has {JOBS} jobs and meets a fault of its own; "
         "several runs go on at once, so that an API server that is killed is killed for all of them."
@@ -272,7 +272,7 @@ def lines(trials: list[Trial], seconds: float) -> Iterator[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.compute.kubernetes.campaign")
+    parser = argparse.ArgumentParser(prog="python -m tests.compute.kubernetes.kubernetes_campaign")
     parser.add_argument("--repeat", type=int, default=2, help="how often each fault is met")
     parser.add_argument("--at-once", type=int, default=4, help="how many runs go on at once")
     parser.add_argument("--only", choices=FAULTS, nargs="+", default=list(FAULTS))
