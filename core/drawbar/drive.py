@@ -30,6 +30,7 @@ from drawbar.errors import (
     InfrastructureError,
     LeaseError,
     StoreError,
+    ThreadDied,
     UsageError,
 )
 from drawbar.home import Home
@@ -241,10 +242,10 @@ class Drive:
         return late or not (self.dispatcher.busy or self.unwritten)
 
     def _wind_down(self) -> None:
-        """The run failed in the driver: end the engine, cancel what is in flight, as far as that works."""
+        """The run failed in the driver: end the engine, cancel what is in flight if its ends can be seen."""
         if self.engine is not None:
             self._forget_engine()
-        if isinstance(self.error, LeaseError):
+        if isinstance(self.error, LeaseError | ThreadDied):
             self.driver.letting_go = True
         with contextlib.suppress(DrawbarError):
             while not self._over():
@@ -411,7 +412,7 @@ class Drive:
         missing: dict[str, str] = {}
         state: RunState | None
         message, status = "", 0
-        if isinstance(self.error, LeaseError | StoreError):
+        if isinstance(self.error, LeaseError | StoreError | ThreadDied):
             state, message, status = None, str(self.error), self.error.exit_status
         elif self.driver.letting_go:
             state, message, status = None, "the driver let go; jobs may be alive", 130

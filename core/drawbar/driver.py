@@ -10,9 +10,7 @@ from collections.abc import Callable
 from drawbar.drive import Drive
 from drawbar.driveresult import DriveResult
 from drawbar.enginehost import EngineProcess, StartEngine, end_old_engine
-from drawbar.errors import (
-    DrawbarError,
-)
+from drawbar.errors import DrawbarError, ThreadDied
 from drawbar.history import Counts
 from drawbar.home import RunDirectory
 from drawbar.hookspecs import Event
@@ -20,6 +18,7 @@ from drawbar.plugins import Plugins
 from drawbar.settings import Settings
 from drawbar.sources import Changes
 from drawbar.store import Store
+from drawbar.threads import watched
 
 __all__ = ["DriveResult", "Driver"]
 
@@ -88,6 +87,12 @@ class Driver:
         self.posted.append(work)
         self._wake()
 
+    def _broken(self, what: str) -> None:
+        def fail() -> None:
+            raise ThreadDied(f"{what}; its jobs go on")
+
+        self.post(fail)
+
     def _wake(self) -> None:
         with contextlib.suppress(BlockingIOError, OSError):
             os.write(self._wake_write, b".")
@@ -104,7 +109,8 @@ class Driver:
             store.acquire(take_over=self._take_over)
             try:
                 end_old_engine(self.directory)
-                return Drive(self, store).run()
+                with watched(self._broken):
+                    return Drive(self, store).run()
             finally:
                 with contextlib.suppress(DrawbarError):
                     store.release()

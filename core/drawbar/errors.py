@@ -136,5 +136,9 @@ class LeaseError(InfrastructureError):
     """Another driver owns the run, or took it over from this one."""
 
 
+class ThreadDied(InfrastructureError):
+    """A thread that the driver depends on died of a mistake; jobs go on, and a resumed run finds them."""
+
+
 class EngineDied(InfrastructureError):
     """The engine process ended, or was ended, before its workflow did."""

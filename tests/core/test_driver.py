@@ -12,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -264,6 +265,28 @@ def test_what_was_let_go_is_re_attached_and_not_repeated(bench):
     ok(bench.drive(directory))
     assert Counter(bench.world.ledger) == Counter("abc")
     assert not directory.interrupted()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_of_a_backend_that_dies_ends_the_drive_and_not_its_jobs(bench):
+    def die():
+        raise KeyError("pod")
+
+    bench.world.hold("b")
+    directory = bench.create(STEPS, **ANALYSIS)
+    drive = bench.start(directory)
+    bench.world.wait_for("b")
+    for name in ("of-somebody-else", "drawbar-watcher"):
+        thread = threading.Thread(target=die, name=name)
+        thread.start()
+        thread.join()
+    result = drive.end()
+    assert (result.state, result.exit_status) == (None, 3)
+    assert "the thread drawbar-watcher died of KeyError('pod')" in result.message
+    bench.world.release()
+    bench.world.wait_for("b", JobState.FINISHED)
+    ok(bench.drive(directory))
+    assert Counter(bench.world.ledger) == Counter("abc")
 
 
 # who drives

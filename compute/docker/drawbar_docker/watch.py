@@ -68,7 +68,7 @@ class Watcher:
                     self._hear(event)
                 heard = time.time()
                 self._closing.wait(_PAUSE_S)  # an engine that ends streams at once is not asked in a frenzy
-            except BackendError as error:
+            except (BackendError, OSError) as error:
                 gone = gone or heard
                 if not self._closing.is_set():
                     self._trouble(str(error))

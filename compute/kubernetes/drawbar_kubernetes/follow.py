@@ -238,17 +238,18 @@ class Follower:
             self._wake.clear()
             with self.lock:
                 restless = list(self._restless)
-            alone = [parcel for parcel in restless if self._mind(parcel)]
+                unwanted = list(self._unwanted.items())
             now = time.monotonic()
-            if alone and now - explained > _AGAIN_S:
-                explained = now
-                self.later(self._explain, alone)
-            due = [name for name, tried in list(self._unwanted.items()) if now - tried > _AGAIN_S]
-            if due and not self._closing.is_set():
-                try:
+            try:
+                alone = [parcel for parcel in restless if self._mind(parcel)]
+                if alone and now - explained > _AGAIN_S:
+                    explained = now
+                    self.later(self._explain, alone)
+                due = [name for name, tried in unwanted if now - tried > _AGAIN_S]
+                if due and not self._closing.is_set():
                     self._delete(due)
-                except BackendError as error:
-                    self._trouble(str(error))
+            except (BackendError, OSError) as error:  # a server or a file system that is away is asked again
+                self._trouble(str(error))
             self._closing.wait(_TICK_S)
 
     def _mind(self, parcel: Parcel) -> bool:
