@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
+from drawbar.errors import DrawbarError
+
 PREFIX = "drawbar"
 """How the names of these threads begin; others belong to the program that uses this package."""
 
@@ -21,7 +23,7 @@ _listeners: list[Callable[[str], None]] = []
 def watched(tell: Callable[[str], None]) -> Iterator[None]:
     """Meanwhile `tell` gets a sentence, on the dying thread, for each of these that dies of an exception.
 
-    The exception is shown with its traceback as well, as Python does anyway.
+    A `DrawbarError` says itself what to do; any other is shown with its traceback as well, as Python does.
     """
     _install()
     _listeners.append(tell)
@@ -37,10 +39,14 @@ def _install() -> None:
     before = threading.excepthook
 
     def died(arguments: Any) -> None:
-        before(arguments)
-        name = arguments.thread.name if arguments.thread is not None else ""
-        if name.startswith(PREFIX):
-            for tell in _listeners.copy():
-                tell(f"the thread {name} died of {arguments.exc_value!r}, which is a mistake in its program")
+        name, error = arguments.thread.name if arguments.thread is not None else "", arguments.exc_value
+        ours = name.startswith(PREFIX)
+        if ours and _listeners and isinstance(error, DrawbarError):
+            what = str(error)
+        else:
+            what = f"the thread {name} died of {error!r}, which is a mistake in its program"
+            before(arguments)
+        for tell in _listeners.copy() if ours else ():
+            tell(what)
 
     threading.excepthook = died

@@ -37,6 +37,8 @@ _DELETIONS = 100
 _CONNECT_S = 10.0
 _CALL_S = 30.0
 _CONNECTIONS = 24
+STARTING_S = 30.0
+"""How long a server may forbid what is allowed: while it starts it does not know the rights yet."""
 _PATIENCE_S = 45.0
 """How long a server that asks to be called later is obeyed within one call."""
 

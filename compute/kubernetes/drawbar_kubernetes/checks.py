@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
 import threading
@@ -15,6 +16,7 @@ from drawbar.errors import BackendError, DrawbarError, Problem, Severity
 from drawbar.model import JobResult, JobSpec
 from drawbar.settings import load_settings
 
+from drawbar_kubernetes import manifest
 from drawbar_kubernetes.api import Api, ApiError
 from drawbar_kubernetes.options import KubernetesOptions, quantity
 
@@ -24,6 +26,13 @@ if TYPE_CHECKING:
 _RIGHTS = (
     *(("batch", "jobs", verb) for verb in ("create", "get", "list", "watch", "deletecollection")),
     *(("", "pods", verb) for verb in ("get", "list", "watch")),
+)
+
+_OF_QUOTA = re.compile(r"(exceeded|failed) quota")
+_QUOTA = (
+    "one job needs more than the namespace's quota leaves: have its administrator raise it, wait for others, "
+    "or have jobs ask for less, or for what the quota wants named, with `memory_request`, `memory_limit` and "
+    "`cpu_limit` in [backends.kubernetes]"
 )
 
 
@@ -53,6 +62,14 @@ def problems(api: Api, options: KubernetesOptions, probe: KubernetesBackend) -> 
             ),
         ]
     return [*found, *_round_trip(options, probe)]
+
+
+def _access(home: Path, user: int, group: int) -> str:
+    """What to do for a job that could not write."""
+    return (
+        f"is {home} the same file system for pods? their user {user} of group {group} has to be able to "
+        "write there: give them that, or name who may as `user` and `group` in [backends.kubernetes]"
+    )
 
 
 def _used_up(api: Api) -> Iterator[Problem]:
@@ -162,13 +179,15 @@ def _run(
     if not ended:
         yield Problem(
             message=f"kubernetes: a pod did not end in {options.check_s:g} s: {told}",
-            hint="see kubectl describe; check_image names another image, check_s gives more time",
+            hint=_QUOTA
+            if _OF_QUOTA.search(told)
+            else "see kubectl describe; check_image names another image, check_s gives more time",
         )
     elif listener.result is not None and not listener.result.ok:
         result = listener.result
         yield Problem(
             message=f"kubernetes: a job failed: {result.reason}: {result.message or result.exit_code}",
-            hint=f"is {directory.parent} the same file system for pods, and may their user write there?",
+            hint=_access(directory.parent, *manifest.user_of(spec, options)),
         )
     elif not (directory / "answered").exists() or (directory / "answered").read_text() != word:
         yield Problem(message=f"kubernetes: what a pod wrote in {directory.parent} is not what is read here")

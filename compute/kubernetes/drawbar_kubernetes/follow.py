@@ -118,9 +118,13 @@ class Follower:
         parcel.pods[pod.name] = pod
         if pod.running and not parcel.packed:
             parcel.begun.update(parcel.attempts)
+        if pod.running or pod.dead:
+            parcel.stuck.pop(pod.name, None)
+        elif pod.stuck:
+            parcel.stuck[pod.name] = (pod.stuck, pod.message or pod.waiting)
         if pod.dead:
             self.look_later(parcel)
-        elif pod.stuck or pod.unready or parcel.packed:
+        elif pod.stuck or pod.unready or pod.node:
             self.watch_over(parcel)
         if (
             before is None
@@ -240,17 +244,24 @@ class Follower:
                 restless = list(self._restless)
                 unwanted = list(self._unwanted.items())
             now = time.monotonic()
-            try:
-                alone = [parcel for parcel in restless if self._mind(parcel)]
-                if alone and now - explained > _AGAIN_S:
-                    explained = now
-                    self.later(self._explain, alone)
-                due = [name for name, tried in unwanted if now - tried > _AGAIN_S]
-                if due and not self._closing.is_set():
+            alone = []
+            for parcel in restless:
+                try:
+                    if self._mind(parcel):
+                        alone.append(parcel)
+                except (BackendError, OSError) as error:  # what is away is asked again
+                    self._trouble(str(error))
+            if alone and now - explained > _AGAIN_S:
+                explained = now
+                self.later(self._explain, alone)
+            due = [name for name, tried in unwanted if now - tried > _AGAIN_S]
+            if due and not self._closing.is_set():
+                try:
                     self._delete(due)
-            except (BackendError, OSError) as error:  # a server or a file system that is away is asked again
-                self._trouble(str(error))
-            self._closing.wait(_TICK_S)
+                except BackendError as error:
+                    self._trouble(str(error))
+            # no more than half of the time, so that a slow file system with many records is not overrun
+            self._closing.wait(max(_TICK_S, time.monotonic() - now))
 
     def _mind(self, parcel: Parcel) -> bool:
         """See to a parcel that may be in trouble, or of whose progress nobody tells.
@@ -264,7 +275,9 @@ class Follower:
                 return False
             found = [pod for pod in parcel.pods.values() if not pod.dead]
             stuck = [
-                pod for pod in found if parcel.lasts(f"stuck {pod.name}", pod.stuck) > options.image_wait_s
+                (pod.part or 0, parcel.stuck[pod.name])
+                for pod in found
+                if parcel.lasts(f"stuck {pod.name}", pod.name in parcel.stuck) > options.image_wait_s
             ]
             silent = [
                 pod for pod in found if parcel.lasts(f"silent {pod.name}", pod.unready) > options.node_wait_s
@@ -275,18 +288,19 @@ class Follower:
             dead = parcel.over is not None or len(found) < len(parcel.pods)
             suspended = parcel.note == SUSPENDED
             trouble = any(pod.stuck or pod.unready for pod in found) or (not parcel.pods and not suspended)
-            if not (trouble or stops or dead or parcel.packed):
+            placed = any(pod.node for pod in found)
+            if not (trouble or stops or dead or placed):
                 self._restless.discard(parcel)
-        for pod in stuck:
+        for part, (reason, message) in stuck:
             with self.lock:
-                tags = {attempt.tag for attempt in parcel.in_parts().get(pod.part or 0, ())}
-            self.stop(parcel, pod.stuck or Reason.IMAGE, pod.message or pod.waiting, tags)
+                tags = {attempt.tag for attempt in parcel.in_parts().get(part, ())}
+            self.stop(parcel, reason, message, tags)
         for pod in silent:
             self._lose(parcel, pod)
         if stops and stop_s > _AGAIN_S:  # somebody may have kept it from being deleted
             parcel.lasts("stopping", False)
             self.discard([parcel.name])
-        if dead or stops or parcel.packed:
+        if dead or stops or (placed and (parcel.packed or _recorded(parcel))):
             self.look_later(parcel)
         return alone_s > _NO_POD_S and not suspended
 
@@ -304,6 +318,9 @@ class Follower:
                 for each in parcel.pods_by_part().get(part, {}).values()
             )
         for attempt in attempts:
+            if (found := results.by_record(attempt)) is not None:
+                self.end(attempt, parcel.name, found)
+                continue
             start = records.start(attempt.record)
             if start is None or start.closed:
                 lost = not others and records.close(attempt.record)
@@ -383,6 +400,11 @@ class Follower:
     def _trouble(self, message: str) -> None:
         if not self._closing.is_set():
             self._events.trouble(message)
+
+
+def _recorded(parcel: Parcel) -> bool:
+    """Whether an attempt has recorded its end, of which its node may tell much later. Raises OSError."""
+    return any(results.by_record(attempt) is not None for attempt in list(parcel.attempts.values()))
 
 
 def apply_job(parcel: Parcel, job: Mapping[str, Any], *, gone: bool) -> None:

@@ -14,7 +14,7 @@ from drawbar.errors import BackendError
 from drawbar.model import Reason
 
 from drawbar_kubernetes import manifest, results
-from drawbar_kubernetes.api import JOBS, Api, ApiError, Rate
+from drawbar_kubernetes.api import JOBS, STARTING_S, Api, ApiError, Rate
 from drawbar_kubernetes.follow import Follower
 from drawbar_kubernetes.options import KubernetesOptions
 from drawbar_kubernetes.parcels import Parcel, Phase
@@ -22,8 +22,6 @@ from drawbar_kubernetes.parcels import Parcel, Phase
 _LAUNCHERS = 8
 _PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 15.0
-_STARTING_S = 30.0
-"""How long a server may forbid what is allowed: while it starts it does not know the rights yet."""
 
 
 class Launcher:
@@ -63,7 +61,7 @@ class Launcher:
             except ApiError as error:
                 now = time.monotonic()
                 if error.forbidden:
-                    refused_until = refused_until or now + _STARTING_S
+                    refused_until = refused_until or now + STARTING_S
                 starting = refused_until is not None and now < refused_until
                 if not (error.transient or starting or "exceeded quota" in str(error)):
                     self._end(parcel, f"the cluster refused it: {error}")

@@ -47,6 +47,11 @@ class Parcel:
     begun: set[str] = field(default_factory=set)
     """Tags that were told as running."""
     stops: dict[str, Stop] = field(default_factory=dict)
+    stuck: dict[str, Stop] = field(default_factory=dict)
+    """Why a pod, by its name, could not run when that was told last; it has not run since.
+
+    A node that tries again tells of other states in between.
+    """
     since: dict[str, float] = field(default_factory=dict)
     """Since when something is the matter (monotonic)."""
     looks: int = 0

@@ -64,6 +64,8 @@ def look(attempt: Attempt, view: View, stop: Stop | None, *, patient: bool) -> J
     end = records.end(attempt.record)
     pod = view.pods.get(start.pod or "") if start else None
     if end is not None and end.why != records.SIGNAL:
+        if end.exit_code == _KILL and not end.oom_kills and not view.packed and pod and not pod.dead:
+            return None  # where the script cannot read that it was out of memory, its node tells
         return _recorded(attempt, end, pod)
     if start is None or start.closed:
         return _not_begun(attempt, view, stop, start, patient=patient)

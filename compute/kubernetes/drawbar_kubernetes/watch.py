@@ -10,7 +10,7 @@ from typing import Any
 
 from drawbar.errors import BackendError
 
-from drawbar_kubernetes.api import Api, ApiError, Stream
+from drawbar_kubernetes.api import STARTING_S, Api, ApiError, Stream
 
 _STREAM_S = 50.0
 """How long one watch lasts: less than the idle time-outs of usual proxies."""
@@ -27,6 +27,8 @@ class Watcher:
     after the server has forgotten where the watch was (410 Gone). `hear` gets each change with its type
     (ADDED, MODIFIED, DELETED). A watch that breaks off, or a server that is gone for a while, is resumed
     where it was. `trouble` is told that the server is gone, and, with an empty text, that it is back.
+    Where it goes on to refuse the list or the watch, the thread dies of that `ApiError`, as nobody would
+    learn of ends: then the drive ends, and jobs go on.
     """
 
     def __init__(
@@ -50,6 +52,8 @@ class Watcher:
         self._stream: Stream | None = None
         self._version = ""
         self._gone = False
+        self._refused: float | None = None
+        """Since when the server refuses what it has to allow (monotonic)."""
         self.lists = 0
         """How often everything was listed."""
         self._thread = threading.Thread(target=self._run, name=f"drawbar-kubernetes-{kind}", daemon=True)
@@ -77,15 +81,27 @@ class Watcher:
                     continue
                 if self._closing.is_set():
                     return
+                self._bear(error)
                 self._gone = True
                 self._trouble(str(error))
                 after = error.retry_after_s if isinstance(error, ApiError) else None
                 self._closing.wait(max(pause, after or 0) * random.uniform(1.0, 1.5))  # noqa: S311
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
 
+    def _bear(self, error: BackendError) -> None:
+        """Raises an error that waiting does not mend."""
+        if not (isinstance(error, ApiError) and error.forbidden):
+            self._refused = None
+            return
+        now = time.monotonic()
+        self._refused = self._refused or now
+        if now - self._refused > STARTING_S:
+            raise error
+
     def _list(self) -> None:
         began = time.monotonic()
         objects, version = self._api.list(self._kind, self._selector)
+        self._refused = None
         self.lists += 1
         self._replace(objects, began)
         self._version = version
@@ -94,6 +110,7 @@ class Watcher:
         """Hear of changes until the server ends the watch."""
         seconds = _STREAM_S * random.uniform(0.8, 1.0)  # noqa: S311
         stream = self._api.watch(self._kind, self._selector, self._version, seconds)
+        self._refused = None
         with self._lock:
             self._stream = stream
             if self._closing.is_set():

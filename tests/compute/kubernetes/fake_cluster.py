@@ -57,7 +57,7 @@ class FakeCluster:
         self.busy = 0  # how many more calls are answered with 429
         self.deaf = 0  # how many creations are carried out and not answered
         self.refusing = 0  # the status with which creations are refused: 401 or 403, as while a server starts
-        self.forbidden: set[str] = set()
+        self.forbidden: set[str] = set()  # as "list pods": what the account may not do but create
         self.left_out: tuple[str, ...] = ()  # fields of a Job that it does not know
         self.moved = ("", "")  # a directory, and where containers are that believe to see it
         self.unfit = False  # a pod's configuration names what is not there
@@ -83,6 +83,8 @@ class FakeCluster:
         self._closing = False
         self.awake = threading.Event()  # while it is not set, no pod begins
         self.awake.set()
+        self.telling = threading.Event()  # while it is not set, the node tells of no end
+        self.telling.set()
         self._work: queue.Queue[str | None] = queue.Queue()
         self._processes: dict[str, subprocess.Popen] = {}
         self._slots = slots
@@ -110,6 +112,7 @@ class FakeCluster:
     def __exit__(self, *_: object) -> None:
         self._closing = True
         self.awake.set()
+        self.telling.set()
         for _ in range(self._slots):
             self._work.put(None)
         for process in list(self._processes.values()):
@@ -208,6 +211,23 @@ class FakeCluster:
             pod = self._objects["pods"][name]
             pod["status"]["conditions"].append({"type": "Ready", "status": "Unknown"})
             self._changed("pods", "MODIFIED", pod)
+
+    def show(self, name: str, waiting: str) -> None:
+        """A pod's container waits for something, in its node's word."""
+        with self._lock:
+            pod = self._objects["pods"][name]
+            state = {"waiting": {"reason": waiting}}
+            if waiting != "ContainerCreating":
+                state["waiting"]["message"] = "context deadline exceeded"
+            (container,) = pod["spec"]["containers"]
+            pod["status"]["containerStatuses"] = [{"name": container["name"], "state": state}]
+            self._changed("pods", "MODIFIED", pod)
+
+    def warn(self, job: str, message: str) -> None:
+        """An event tells why a Job has no pod."""
+        with self._lock:
+            about = {"metadata": {"name": f"{job}.1"}, "involvedObject": {"kind": "Job", "name": job}}
+            self._objects["events"][job] = {**about, "type": "Warning", "message": message}
 
     def admit(self) -> None:
         """Kueue lets the waiting Jobs begin."""
@@ -414,13 +434,15 @@ class FakeCluster:
                 if process is not None:
                     self._processes[name] = process
                 self._changed("pods", "MODIFIED", pod)
-            code = fake_node.pretend(pod) if process is None else process.wait()
+            code, said = (fake_node.pretend(pod), "") if process is None else (process.wait(), "")
             if process is not None:
                 fake_node.send(process, signal.SIGKILL)  # nothing of a container outlives its first process
+                said = fake_node.last_words(process)
+            self.telling.wait()
             with self._lock:
                 self._processes.pop(name, None)
                 if pod["status"]["phase"] == "Running":
-                    self._ends(pod, code if code >= 0 else 128 - code)
+                    self._ends(pod, code if code >= 0 else 128 - code, said)
                 if "deletionTimestamp" in pod["metadata"]:
                     self._forget_pod(pod)
 
@@ -453,11 +475,13 @@ class FakeCluster:
         status |= {"phase": "Running", "containerStatuses": [running]}
         return True
 
-    def _ends(self, pod: dict, code: int) -> None:
+    def _ends(self, pod: dict, code: int, said: str) -> None:
         (container,) = pod["status"]["containerStatuses"]
         started = container["state"]["running"]["startedAt"]
         reason = "Completed" if code == 0 else "Error"
         ended = {"exitCode": code, "reason": reason, "startedAt": started, "finishedAt": _now()}
+        if code:
+            ended["message"] = said
         container["state"] = {"terminated": ended}
         pod["status"]["phase"] = "Succeeded" if code == 0 else "Failed"
         self._changed("pods", "MODIFIED", pod)

@@ -30,7 +30,7 @@ def begin(pod: dict, place: str, moved: str) -> subprocess.Popen:
         cwd="/",
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         start_new_session=True,
     )
 
@@ -49,6 +49,12 @@ def pretend(pod: dict) -> int:
         Path(record, "started").write_text(f"pod={pod['metadata']['name']}\nstarted={time.time()}\n")
         Path(record, "end").write_text(f"exit=0\nwhy=\nstarted={time.time()}\ncomplete=yes\n")
     return 0
+
+
+def last_words(process: subprocess.Popen) -> str:
+    """What a container has said in its log; to be called when nothing of it lives."""
+    with process.stderr as log:
+        return log.read().decode(errors="replace").strip()
 
 
 def send(process: subprocess.Popen, number: int) -> None:

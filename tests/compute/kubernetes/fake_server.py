@@ -47,6 +47,11 @@ def handler(cluster: FakeCluster) -> type[BaseHTTPRequestHandler]:
                 self.answer(404, refused("there is no such path"))
                 return
             namespace, kind, name = match.groups()
+            verb = "get" if name else "watch" if "watch" in query else "list"
+            if self.command == "GET" and f"{verb} {kind}" in cluster.forbidden:
+                message = f'{kind} is forbidden: User "fake" cannot {verb} resource "{kind}" in API group ""'
+                self.answer(403, refused(message))
+                return
             if self.command == "POST":
                 status, answer = cluster.create(body, namespace)
                 if cluster.deaf > 0:

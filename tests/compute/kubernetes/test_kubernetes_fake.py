@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import queue
 import ssl
 import subprocess
 import threading
@@ -12,10 +14,11 @@ from types import SimpleNamespace
 
 import pytest
 from behaviour import Behaviour, ledger_of, pod_of, running
-from drawbar.model import INFRASTRUCTURE, JobState, Reason
+from drawbar.model import INFRASTRUCTURE, JobState, Reason, Resources
 from drawbar.testing import BackendContract
 from drawbar.testing.driver import Driver
-from drawbar_kubernetes import manifest
+from drawbar.threads import watched
+from drawbar_kubernetes import manifest, records
 from drawbar_kubernetes.api import Api
 from drawbar_kubernetes.backend import KubernetesBackend
 from fake_cluster import FakeCluster
@@ -157,7 +160,7 @@ def test_a_server_that_starts_knows_nobody_yet(open_driver, cluster, status, wor
     ],
 )
 def test_a_right_that_is_missing_for_good_ends_the_job(open_driver, cluster, monkeypatch, status, words):
-    monkeypatch.setattr("drawbar_kubernetes.launch._STARTING_S", 0.5)
+    monkeypatch.setattr("drawbar_kubernetes.launch.STARTING_S", 0.5)
     driver = open_driver()
     cluster.refusing = status
     attempt = driver.shell("exit 0")
@@ -165,6 +168,87 @@ def test_a_right_that_is_missing_for_good_ends_the_job(open_driver, cluster, mon
     result = driver.end(attempt)
     assert result.reason is Reason.REJECTED
     assert all(word in result.message for word in words)
+
+
+@pytest.mark.parametrize("right", ["list jobs", "watch pods"])
+def test_a_right_to_see_that_is_missing_for_good_ends_the_drive(open_driver, cluster, monkeypatch, right):
+    """Nobody would learn of ends; the reason names verb, resource and remedy, and jobs go on."""
+    monkeypatch.setattr("drawbar_kubernetes.watch.STARTING_S", 0.5)
+    cluster.forbidden = {right}
+    said: queue.Queue[str] = queue.Queue()
+    with watched(said.put):
+        driver = open_driver()
+        message = said.get(timeout=60)
+        driver.close()
+    verb, resource = right.split()
+    assert f'cannot {verb} resource "{resource}"' in message
+    assert "kubernetes-role.yaml" in message
+
+
+def test_a_right_to_see_that_comes_in_time_is_enough(open_driver, cluster):
+    """As when a server that starts has not read its roles yet."""
+    cluster.forbidden = {"list jobs", "watch pods"}
+    driver = open_driver()
+    driver.wait_for(lambda: any("cannot" in each for each in driver.watch.troubles), "trouble is told")
+    cluster.forbidden = set()
+    attempt = driver.shell("exit 4")
+    driver.run(attempt)
+    assert driver.end(attempt).exit_code == 4
+
+
+def test_an_end_is_known_before_the_node_tells_of_it(open_driver, cluster):
+    """By the job's own record; its Job, with a pod that runs to all appearance, is deleted when told to."""
+    cluster.telling.clear()
+    driver = open_driver()
+    attempts = running(driver, 3, exit_code=7)
+    calls = len(cluster.calls)
+    (driver.directory / "gate").touch()
+    results = [driver.end(attempt) for attempt in attempts]
+    assert [(each.exit_code, each.host) for each in results] == [(7, "fake-node")] * 3
+    assert {each["status"]["phase"] for each in cluster.objects("pods")} == {"Running"}
+    assert {verb for verb, _ in cluster.calls[calls:]} <= {"WATCH"}
+    assert cluster.count("jobs") == 3
+    driver.call(driver.backend.forget, attempts)
+    driver.wait_for(lambda: not cluster.count("jobs"), "their Jobs are deleted")
+    cluster.telling.set()
+    driver.wait_for(lambda: not cluster.count("pods"), "their pods end")
+    assert all(len([told for told in driver.watch.of(each) if told.result]) == 1 for each in attempts)
+    assert len(ledger_of(driver)) == 3
+
+
+def test_a_kill_of_unknown_cause_waits_for_the_nodes_word(open_driver, cluster):
+    """The script may be unable to read that it was the memory limit."""
+    cluster.telling.clear()
+    driver = open_driver()
+    attempt = driver.shell("kill -9 $$")
+    driver.run(attempt)
+    driver.wait_for(lambda: records.end(attempt.record), "its end is recorded")
+    assert driver.backend.find([attempt])[attempt.tag].result is None
+    cluster.telling.set()
+    result = driver.end(attempt)
+    assert (result.reason, result.exit_code) == (Reason.KILLED, 137)
+
+
+@pytest.mark.slow  # a record that is not visible yet is waited for
+def test_a_record_that_is_visible_late_is_waited_for(open_driver, cluster, monkeypatch):
+    """As on a network file system: the pod's end is known first, and the record counts all the same."""
+    monkeypatch.setattr("drawbar_kubernetes.follow._SETTLE_S", 60.0)
+    seen, hidden = records._read, threading.Event()
+    hidden.set()
+    monkeypatch.setattr(
+        records,
+        "_read",
+        lambda record, name: None if name == "end" and hidden.is_set() else seen(record, name),
+    )
+    driver = open_driver()
+    attempt = driver.shell("sleep 30", resources=Resources(walltime_s=1))
+    driver.run(attempt)
+    driver.wait_for(
+        lambda: [each["status"]["phase"] for each in cluster.objects("pods")] == ["Failed"], "its pod ends"
+    )
+    assert driver.backend.find([attempt])[attempt.tag].result is None
+    hidden.clear()
+    assert driver.end(attempt).reason is Reason.TIMEOUT
 
 
 def test_a_job_of_that_name_that_is_somebody_elses_is_an_error(open_driver, cluster):
@@ -276,6 +360,30 @@ def test_a_configuration_that_cannot_be_had(open_driver, cluster):
     assert ledger_of(driver) == []
 
 
+def test_a_container_that_cannot_be_created_is_not_tried_for_ever(open_driver, cluster):
+    """A node that tries again tells of other states in between, which begin no new wait."""
+    cluster.unfit = True
+    driver = open_driver(image_wait_s=2.0)
+    attempt = driver.shell("exit 0")
+    driver.run(attempt)
+    driver.wait_for(
+        lambda: any("password" in each.message for each in driver.watch.of(attempt)), "it is told"
+    )
+    pod = pod_of(cluster, attempt)
+    words = itertools.cycle(["ContainerCreating", "CreateContainerError"])
+
+    def ended():
+        if cluster.find("pods", pod):
+            cluster.show(pod, next(words))
+        return any(told.result for told in driver.watch.of(attempt))
+
+    driver.wait_for(ended, "it ends")
+    result = driver.end(attempt)
+    assert result.reason is Reason.REJECTED
+    assert "CreateContainerError: context deadline exceeded" in result.message
+    assert ledger_of(driver) == []
+
+
 def test_a_configuration_that_comes_late_is_enough(open_driver, cluster):
     cluster.unfit = True
     driver = open_driver()
@@ -360,11 +468,13 @@ def test_a_check_finds_an_image_that_cannot_be_had(make_backend, cluster):
 
 
 @pytest.mark.slow  # a record that is not there is waited for
-def test_a_check_finds_a_volume_that_is_not_shared(make_backend, cluster, tmp_path):
-    """The pod sees another file system at that place."""
+def test_a_check_finds_a_volume_that_pods_cannot_use(make_backend, cluster, tmp_path):
+    """The pod sees another file system at that place, in which it cannot write."""
     cluster.moved = (f"{tmp_path}/.drawbar-check", f"{tmp_path}/elsewhere")
     (problem,) = make_backend(check_s=20.0).check()
+    assert "cannot write in" in str(problem)
     assert "same file system" in str(problem)
+    assert f"user {os.getuid()} of group {os.getgid()} has to be able to write there" in str(problem)
 
 
 def test_a_check_of_a_cluster_without_volumes(make_backend, cluster):
@@ -383,6 +493,31 @@ def test_a_check_tells_of_a_quota_that_is_used_up(make_backend, cluster):
     cluster.add_quota({"metadata": {"name": "small"}, "status": status})
     (problem,) = make_backend().check()
     assert "small allows no more pods (2 of 2 are used)" in str(problem)
+
+
+def test_a_check_tells_of_a_quota_that_is_too_small_for_a_job(make_backend, cluster):
+    """By the Job that is not made, as with a quota of Jobs."""
+    cluster.quota = 1000
+    (problem,) = make_backend(check_s=1.0).check()
+    assert "exceeded quota" in str(problem)
+    assert "raise it" in str(problem)
+    assert "memory_request" in str(problem)
+
+
+@pytest.mark.slow  # a pod is waited for
+def test_a_check_tells_of_a_quota_that_is_too_small_for_a_pod(make_backend, cluster):
+    """By the event of a Job that gets no pod, as with a quota of memory."""
+    cluster.pods_wanted = False
+    made = cluster.create
+
+    def create(job, namespace):
+        cluster.warn(job["metadata"]["name"], "exceeded quota: small, requested: requests.memory=1Gi")
+        return made(job, namespace)
+
+    cluster.create = create
+    (problem,) = make_backend(check_s=8.0).check()
+    assert "exceeded quota: small, requested: requests.memory=1Gi" in str(problem)
+    assert "raise it" in str(problem)
 
 
 def test_a_check_names_what_an_old_cluster_leaves_out(make_backend, cluster):
