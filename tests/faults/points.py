@@ -132,14 +132,15 @@ def _sabotage(role: str, file: str) -> None:
     if role == "driver" and how == "forget":
         from drawbar.store import DISCARDED, Store
 
-        read = Store.attempts
+        read = Store.attempts_of
 
-        def forgetful(self, run):
-            for row in read(self, run):
+        def forgetful(self, *job):
+            rows = read(self, *job)
+            for row in rows:
                 row.outcome = row.outcome and DISCARDED
-                yield row
+            return rows
 
-        Store.attempts = forgetful
+        Store.attempts_of = forgetful
     elif role == "driver" and how == "abandon":
         from drawbar_local.backend import LocalBackend
 
