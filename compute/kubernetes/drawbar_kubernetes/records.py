@@ -115,6 +115,16 @@ def end(record: str) -> End | None:
     )
 
 
+def end_anew(record: str) -> End | None:
+    """The same, also where a network file system remembers that it was not there a moment ago.
+
+    A change of our own in a directory makes such a client ask for what others have made in it.
+    """
+    with contextlib.suppress(OSError):
+        _write(record, "seen", b"", lambda *_: None)
+    return end(record)
+
+
 def unable(record: str) -> str:
     """Why the command could not be started, or an empty text."""
     return (_read(record, "unable") or "").strip()

@@ -79,6 +79,9 @@ def look(attempt: Attempt, view: View, stop: Stop | None, *, patient: bool) -> J
         pod = Pod(name="", gone=True)
     if not pod.dead:
         return None
+    end = end or records.end_anew(attempt.record)
+    if end is not None and end.why != records.SIGNAL:
+        return _recorded(attempt, end, pod)
     if pod.ended is not None and not pod.deleting and end is None and patient:
         return None
     return _made_to_end(attempt, start, end, pod, stop, view)

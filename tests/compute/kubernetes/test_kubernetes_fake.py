@@ -251,6 +251,32 @@ def test_a_record_that_is_visible_late_is_waited_for(open_driver, cluster, monke
     assert driver.end(attempt).reason is Reason.TIMEOUT
 
 
+def test_a_record_that_a_file_system_remembers_as_missing_is_asked_for_anew(
+    open_driver, cluster, monkeypatch
+):
+    """As on NFS, whose client believes that for half a minute, unless it changes something there itself."""
+    monkeypatch.setattr("drawbar_kubernetes.follow._SETTLE_S", 0.0)
+    missing = set()
+    read, write = records._read, records._write
+
+    def remembering(record, name):
+        found = None if (record, name) in missing else read(record, name)
+        if name == "end" and found is None:
+            missing.add((record, name))
+        return found
+
+    def changing(record, *arguments):
+        missing.discard((record, "end"))
+        write(record, *arguments)
+
+    monkeypatch.setattr(records, "_read", remembering)
+    monkeypatch.setattr(records, "_write", changing)
+    driver = open_driver()
+    attempt = driver.shell("sleep 30", resources=Resources(walltime_s=1))
+    driver.run(attempt)
+    assert driver.end(attempt).reason is Reason.TIMEOUT
+
+
 def test_a_job_of_that_name_that_is_somebody_elses_is_an_error(open_driver, cluster):
     """It is neither taken for ours, nor touched."""
     driver = open_driver()
