@@ -29,7 +29,7 @@ from drawbar.errors import DrawbarError, InfrastructureError, SpecError
 from drawbar.home import RunDirectory
 from drawbar.jobclient import Channel, Client, Restart
 from drawbar.lease import Lease
-from drawbar.plugins import Plugins, load_plugins
+from drawbar.plugins import load_plugins
 
 _PR_SET_PDEATHSIG = 1
 
@@ -54,7 +54,8 @@ def _be_engine(connection: socket.socket) -> None:
                 _limit(order.get("memory_mib"))
                 plugins = load_plugins(kinds=("engine",))
                 engine = plugins.engine(order["engine"])()
-                channel.send("hello", {"engine": engine.name, "version": _version(plugins, engine)})
+                origin = plugins.origin("engine", engine.name)
+                channel.send("hello", {"engine": engine.name, "version": origin.version or ""})
             if kind == "inspect":
                 info = engine.inspect(_source(order["source"]))
                 channel.send("inspected", encode(info), now=True)
@@ -128,13 +129,6 @@ def _failure(error: BaseException) -> dict[str, Any]:
     last = traceback.extract_tb(error.__traceback__)[-1]
     what = "".join(traceback.format_exception_only(error)).strip()
     return {"kind": "crash", "message": f"{what} ({Path(last.filename).name}, line {last.lineno})"}
-
-
-def _version(plugins: Plugins, engine: Engine) -> str:
-    """The version of the distribution that the engine is from."""
-    rows = plugins.describe()
-    names = ("engine", engine.name)
-    return next((row.version or "" for row in rows if (row.kind, row.name) == names), "")
 
 
 def _limit(memory_mib: int | None) -> None:

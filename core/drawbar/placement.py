@@ -108,8 +108,10 @@ class Placer:
         """The backend that user, step or site policy name for a step, or None."""
         if self.backend is not None:
             return self.backend
-        known = [*self.settings.backends, *(set(self.plugins.backends) - set(self.settings.backends))]
         wish = hints.get(BACKEND_HINT)
+        if wish is None and not self.plugins.policy:
+            return None
+        known = [*self.settings.backends, *(set(self.plugins.backends) - set(self.settings.backends))]
         if wish is not None:
             if not isinstance(wish, str) or wish not in known:
                 raise Unsupported(

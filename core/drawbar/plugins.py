@@ -16,10 +16,10 @@ from __future__ import annotations
 import inspect
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
-from types import MappingProxyType
+from functools import cache
+from importlib.metadata import Distribution, EntryPoint, entry_points
 from typing import Any, TypeVar
 
 import pluggy
@@ -93,7 +93,8 @@ class PluginRow:
 class Plugins:
     """The engines, backends and observers that are there. Starts empty; see `load_plugins`.
 
-    Only classes of these `kinds` are asked for: an engine process, say, needs no backends.
+    Only classes of these `kinds` are asked for: an engine process, say, needs no backends. A plugin is asked
+    for its classes when one of them may be wanted, as that imports most of it.
     """
 
     def __init__(self, kinds: Iterable[str] = tuple(_KINDS)) -> None:
@@ -102,22 +103,24 @@ class Plugins:
         self._manager.add_hookspecs(hookspecs)
         self._origins: list[Origin] = []
         self._findings: list[PluginFinding] = []
+        self._unasked: dict[str, list[tuple[pluggy.HookImpl, Origin]]] = {kind: [] for kind in _KINDS}
         self._classes: dict[str, dict[str, Any]] = {kind: {} for kind in _KINDS}
         self._owners: dict[tuple[str, str], Origin] = {}
 
     @property
     def engines(self) -> Mapping[str, type[Engine]]:
         """The usable engines by name."""
-        return MappingProxyType(self._classes["engine"])
+        return _Classes(self, "engine")
 
     @property
     def backends(self) -> Mapping[str, type[Backend]]:
         """The usable kinds of backend by name."""
-        return MappingProxyType(self._classes["backend"])
+        return _Classes(self, "backend")
 
     @property
     def findings(self) -> Sequence[PluginFinding]:
         """Everything that is wrong with plugins, as far as it is known by now."""
+        self._ask_all()
         return tuple(self._findings)
 
     @property
@@ -133,13 +136,19 @@ class Plugins:
         """The kind of backend of this name; a `PluginError` says why there is none, and what to do."""
         return self._get("backend", name, self.backends)
 
+    def origin(self, kind: str, name: str) -> Origin:
+        """Where the usable engine or backend of this name comes from."""
+        return self._owners[kind, name]
+
     def register(self, plugin: object, name: str) -> None:
         """Add a module or object with hook implementations, for tests and notebooks.
 
         Raises `PluginError` when anything about it is wrong; what is right about it stays usable.
         """
+        self._ask_all()
         before = len(self._findings)
         self._add(plugin, Origin(plugin=name))
+        self._ask_all()
         for finding in self._findings[before:]:
             raise PluginError(str(finding)) from finding.cause
 
@@ -150,6 +159,11 @@ class Plugins:
             self._add(entry.load(), origin)
         except (Exception, SystemExit) as error:
             self._find(origin, f"cannot be loaded from {entry.value!r}: {_describe(error)}", cause=error)
+
+    @property
+    def policy(self) -> bool:
+        """Whether a plugin has site policy, which `place` asks."""
+        return bool(self.hook.drawbar_place.get_hookimpls())
 
     def place(
         self,
@@ -192,6 +206,7 @@ class Plugins:
 
     def describe(self) -> Sequence[PluginRow]:
         """A row for every engine and backend, every plugin that has neither, and every finding."""
+        self._ask_all()
         rows = [
             _row(
                 self._owners[kind, name],
@@ -243,7 +258,7 @@ class Plugins:
         for kind in self._kinds:
             for implementation in getattr(self.hook, f"drawbar_register_{kind}s").get_hookimpls():
                 if implementation.plugin_name == origin.plugin:
-                    self._collect(kind, implementation, origin)
+                    self._unasked[kind].append((implementation, origin))
 
     def _misuse(self, plugin: object) -> str | None:
         """What pluggy lets pass: misspelt hooks, hooks without the marker, plugins without hooks."""
@@ -262,6 +277,29 @@ class Plugins:
                 hint = did_you_mean(hook, known)
                 return f"unknown hook {hook!r}{f' ({hint})' if hint else ''}"
         return None if implemented else f"implements no hook; there are: {', '.join(known)}"
+
+    def _ask_all(self) -> None:
+        for kind in self._kinds:
+            self._ask(kind)
+
+    def _ask(self, kind: str) -> None:
+        """Ask every plugin that was not asked yet for its classes of a kind."""
+        while self._unasked[kind]:
+            self._collect(kind, *self._unasked[kind].pop(0))
+
+    def _class(self, kind: str, name: str) -> Any:
+        """The class of this name, or None. The built-in plugin of that name, which no other can
+        outdo, is asked before all the others.
+        """
+        for each in self._unasked[kind]:
+            if each[1].builtin and each[1].plugin == name:
+                self._unasked[kind].remove(each)
+                self._collect(kind, *each)
+                break
+        owner = self._owners.get((kind, name))
+        if owner is None or not owner.builtin:
+            self._ask(kind)
+        return self._classes[kind].get(name)
 
     def _collect(self, kind: str, implementation: pluggy.HookImpl, origin: Origin) -> None:
         hook = f"drawbar_register_{kind}s"
@@ -308,6 +346,27 @@ class Plugins:
         raise PluginError(f"no {kind} {name!r}{f' ({hint})' if hint else ''}")
 
 
+class _Classes(Mapping[str, type[_C]]):
+    """The usable classes of a kind by name."""
+
+    def __init__(self, plugins: Plugins, kind: str) -> None:
+        self._plugins = plugins
+        self._kind = kind
+
+    def __getitem__(self, name: str) -> type[_C]:
+        found: type[_C] | None = self._plugins._class(self._kind, name)
+        if found is None:
+            raise KeyError(name)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        self._plugins._ask(self._kind)
+        return iter(self._plugins._classes[self._kind])
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
 def load_plugins(environ: Mapping[str, str] = os.environ, *, kinds: Iterable[str] = tuple(_KINDS)) -> Plugins:
     """The installed plugins, as DRAWBAR_PLUGINS narrows them; never raises for what is wrong with one."""
     plugins = Plugins(kinds)
@@ -341,7 +400,15 @@ def _choose(entries: Sequence[EntryPoint], wish: str | None) -> tuple[list[Entry
 def _origin(entry: EntryPoint) -> Origin:
     if entry.dist is None:
         return Origin(plugin=entry.name)
-    return Origin(plugin=entry.name, distribution=entry.dist.name, version=entry.dist.version)
+    name, version = _distribution(entry.dist)
+    return Origin(plugin=entry.name, distribution=name, version=version)
+
+
+@cache
+def _distribution(distribution: Distribution) -> tuple[str, str]:
+    """Its name and version; the library parses all of its metadata for either, every time."""
+    metadata = distribution.metadata
+    return metadata["Name"], metadata["Version"]
 
 
 def _row(origin: Origin, kind: str, name: str, **rest: Any) -> PluginRow:
