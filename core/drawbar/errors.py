@@ -137,7 +137,7 @@ class LeaseError(InfrastructureError):
 
 
 class ThreadDied(InfrastructureError):
-    """A thread that the driver depends on died of a mistake; jobs go on, and a resumed run finds them."""
+    """A thread that the driver depends on died; jobs go on, and a resumed run finds them."""
 
 
 class EngineDied(InfrastructureError):

@@ -32,7 +32,7 @@ _OF_QUOTA = re.compile(r"(exceeded|failed) quota")
 _QUOTA = (
     "one job needs more than the namespace's quota leaves: have its administrator raise it, wait for others, "
     "or have jobs ask for less, or for what the quota wants named, with `memory_request`, `memory_limit` and "
-    "`cpu_limit` in [backends.kubernetes]"
+    "`cpu_limit` in [backends.kubernetes], or a step's `kubernetes_cpu_request` and the like"
 )
 
 
