@@ -2,7 +2,8 @@
 
 Opening a named pipe waits until somebody opens its other end, and Snakemake waits for a whole group. So
 it waits for ever when a job has ended before it opened its pipe, unless the other had started by then
-and could be killed; likewise for a service that starts only after its last consumer has ended.
+and could be killed; likewise for a service that starts only after its last consumer has ended, and for
+a consumer of a service that is there no more.
 
 Needs nothing but Snakemake, since it runs in nested ones too: `python FILE -m snakemake ...`.
 """
@@ -16,17 +17,28 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any
 
+from snakemake.exceptions import WorkflowError
 from snakemake.executors.local import Executor
 from snakemake.io import is_flagged
+from snakemake.script import ScriptBase
 from snakemake.shell import shell
 
 _AGAIN_S = 0.5
 """A job may come to its pipe, or to its command, any time after the other has ended."""
+_STOPPING_S = 5.0
+"""A consumer may stop its service as the last thing that it does."""
+_execute = ScriptBase._execute_cmd
 
 
 def apply() -> None:
     """Run such groups in this process with `run_group_job`."""
     Executor.run_group_job = run_group_job
+    ScriptBase._execute_cmd = _execute_stoppable
+
+
+def _execute_stoppable(script: Any, command: str, **options: Any) -> Any:
+    """Start the interpreter of a script as a command of its job, which makes it one that can be killed."""
+    return _execute(script, command, **options, jobid=script.jobid)
 
 
 def run_group_job(executor: Any, group: Any) -> None:
@@ -37,11 +49,14 @@ def run_group_job(executor: Any, group: Any) -> None:
     try:
         for job in jobs:
             running[executor.run_single_job(job)] = job
-        waiting = {future for future, job in running.items() if not job.is_service}
-        while waiting:
+        waiting = set(running)
+        while any(not running[future].is_service for future in waiting):
             ended, waiting = wait(waiting, _AGAIN_S, FIRST_COMPLETED)
-            for future in ended:
-                future.result()
+            for future in sorted(ended, key=lambda future: running[future].is_service):
+                if running[future].is_service:
+                    _check_unused(future, running)
+                else:
+                    future.result()
             pipes.release(job for future, job in running.items() if future.done())
     except BaseException:
         for left in _ended(running, shell.kill):
@@ -49,6 +64,20 @@ def run_group_job(executor: Any, group: Any) -> None:
         raise
     for _ in _ended(running, shell.terminate):
         pass
+
+
+def _check_unused(service: Future[None], running: dict[Future[None], Any]) -> None:
+    """Raise an error when jobs that a service is an input of go on after it has ended."""
+    job = running[service]
+    _, left = wait([each for each in running if set(running[each].input) & set(job.output)], _STOPPING_S)
+    if left:
+        error = service.exception()
+        raise WorkflowError(
+            f"the service has ended while {', '.join(sorted({running[each].rule.name for each in left}))} "
+            "still used it; it has to run until Snakemake terminates it",
+            *([error] if error else []),
+            rule=job.rule,
+        )
 
 
 def _ended(running: dict[Future[None], Any], stop: Callable[[int], None]) -> Iterable[Iterable[Any]]:

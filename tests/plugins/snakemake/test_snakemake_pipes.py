@@ -87,3 +87,35 @@ rule consumer:
     shell: "touch {output}"
 """
     ).finished()
+
+
+@pytest.mark.parametrize(
+    ("end", "consume", "where"),
+    [
+        ("exit 3", 'shell: "exec tail -f /dev/null # {input}"', ""),
+        (": {LATE}; exit 0", 'script: "wait.sh"', ""),
+        ("exit 0", 'shell: "exec tail -f /dev/null # {input}"', "localrules: served, consumer"),
+        ("exit 3", 'script: "wait.sh"', "localrules: served, consumer"),
+    ],
+    ids=["fails", "ends-script", "ends-host", "fails-script-host"],
+)
+def test_a_service_that_ends_too_early_ends_its_consumer(execute, end, consume, where):
+    outcome = execute(
+        f"""{LATE}
+{where}
+rule all:
+    input: "done"
+rule served:
+    output: service("served")
+    shell: "touch {{output}}; {end}"
+rule consumer:
+    input: "served"
+    output: "done"
+    {consume}
+""",
+        files={"wait.sh": "exec tail -f /dev/null"},
+        arguments="--latency-wait 60",  # for what the service makes
+    )
+    outcome.broke()
+    assert "the service has ended while consumer still used it" in outcome.failure
+    assert ("exit status 3" in outcome.failure) == (end == "exit 3")
