@@ -37,15 +37,12 @@ from drawbar_docker.engine import REMEDY, Engine, EngineError
 from drawbar_docker.images import Image, ImageError, Images, reference_of
 from drawbar_docker.jobs import Job, Phase
 from drawbar_docker.options import DockerOptions
-from drawbar_docker.records import Stop
-from drawbar_docker.results import Window
 from drawbar_docker.timers import Timers
 from drawbar_docker.watch import Watcher
 
 _LAUNCHERS = 8
 _HARVESTERS = 4
 _AGAIN_S = 5.0
-_NOT_STARTED = "its container was made, but nobody was left to start it"
 
 
 class DockerBackend(Backend):
@@ -80,7 +77,7 @@ class DockerBackend(Backend):
         self._images = Images(self._engine, self.options.pull)
         self._launchers = ThreadPoolExecutor(_LAUNCHERS, "drawbar-docker-launch")
         self._harvesters = ThreadPoolExecutor(_HARVESTERS, "drawbar-docker-harvest")
-        self._lock = threading.RLock()  # guards what follows, and keeps what is told in order
+        self._lock = threading.RLock()  # guards changes of what follows, and keeps what is told in order
         self._jobs: dict[str, Job] = {}
         self._told: set[str] = set()
         self._closing = threading.Event()
@@ -150,9 +147,7 @@ class DockerBackend(Backend):
         answer: dict[str, JobStatus] = {}
         unknown = []
         for attempt in attempts:
-            with self._lock:
-                job = self._jobs.get(attempt.tag)
-            if job is not None:
+            if (job := self._jobs.get(attempt.tag)) is not None:
                 answer[attempt.tag] = job.status
             elif result := records.get_result(attempt.record):
                 answer[attempt.tag] = results.status(attempt, result)
@@ -167,14 +162,11 @@ class DockerBackend(Backend):
 
     def cancel(self, attempts: Sequence[Attempt]) -> None:
         """TERM to the container, KILL after the grace."""
-        with self._lock:
-            unknown = [each for each in attempts if each.tag not in self._jobs and each.tag not in self._told]
+        unknown = [each for each in attempts if each.tag not in self._jobs and each.tag not in self._told]
         if unknown := [each for each in unknown if Path(each.record).exists()]:
             self.find(unknown)
         for attempt in attempts:
-            with self._lock:
-                job = self._jobs.get(attempt.tag)
-            if job is not None:
+            if (job := self._jobs.get(attempt.tag)) is not None:
                 self._stop(job, Reason.CANCELLED)
 
     def forget(self, attempts: Sequence[Attempt]) -> None:
@@ -279,7 +271,7 @@ class DockerBackend(Backend):
     def _began(self, job: Job, started: float) -> None:
         """A container runs, or has run: tell it, and see to its end."""
         with self._lock:
-            if self._jobs.get(job.tag) is not job:
+            if self._jobs.get(job.tag) is not job or job.phase is Phase.FORGOTTEN:
                 return
             job.phase = Phase.RUNNING
             stop = job.stop
@@ -295,7 +287,7 @@ class DockerBackend(Backend):
         with self._lock:
             job.phase = Phase.STALLED
         self._events.trouble(str(error))
-        if isinstance(error, OSError):
+        if isinstance(error, (OSError, EngineError)):  # else when it answers
             self._timers.after(_AGAIN_S, lambda: self._later(self._harvesters, self._reconcile))
 
     # Ending
@@ -304,7 +296,7 @@ class DockerBackend(Backend):
         with self._lock:
             first = job.stop is None
             if first:
-                job.stop = Stop(reason=reason, time=time.time())
+                job.stop = records.Stop(reason=reason, time=time.time())
             stop, waits = job.stop, job.phase is Phase.QUEUED
         assert stop is not None
         if first:
@@ -322,18 +314,16 @@ class DockerBackend(Backend):
         self._timers.after(self.options.grace_s, kill)
 
     def _timeout(self, tag: str) -> None:
-        with self._lock:
-            job = self._jobs.get(tag)
+        job = self._jobs.get(tag)
         if job is not None and job.phase is Phase.RUNNING:
             self._later(self._harvesters, self._stop, job, Reason.TIMEOUT)
 
     def _signal(self, tag: str, signal: str) -> None:
-        with self._lock:
-            job = self._jobs.get(tag)
+        job = self._jobs.get(tag)
         if job is not None and job.container is not None:
             self._engine.kill(job.container, signal)
 
-    def _harvest(self, tag: str, outage: Window | None = None) -> None:
+    def _harvest(self, tag: str, outage: results.Window | None = None) -> None:
         """Record, tell and remove a container that has ended; one that is alive is left as it is."""
         with self._lock:
             job = self._jobs.get(tag)
@@ -346,17 +336,17 @@ class DockerBackend(Backend):
         try:
             while job.looks > looks:
                 looks = job.looks
-                result = self._result(job.attempt, container, outage)
+                result = results.look(self._engine, job.attempt, container, outage)
                 if result is not None:
                     self._end(job, result)
                     return
+        except EngineError as error:
+            if not error.not_found:
+                raise
+            self._bury(job, results.REMOVED)
         finally:
             with self._lock:
                 job.looks = 0
-
-    def _result(self, attempt: Attempt, container: str, outage: Window | None = None) -> JobResult | None:
-        """How a container ended; None while it has not."""
-        return results.look(self._engine, attempt, container, host=self._engine.facts().name, outage=outage)
 
     def _end(self, job: Job, result: JobResult) -> None:
         """A job has ended: make that durable, tell it, and remove its container."""
@@ -373,61 +363,68 @@ class DockerBackend(Backend):
     # Looking
 
     def _look(self, attempt: Attempt, found: Mapping[str, Any] | None) -> JobStatus | None:
-        """The status of an attempt that this object does not know; one that is alive is adopted."""
-        if found is not None and found["State"] in results.ALIVE:
-            job = Job(attempt, Phase.LAUNCHING, found["Id"])
+        """The status of an attempt that this object does not know; one that may be alive is adopted."""
+        container = found["Id"] if found else records.container(attempt.record)
+        if container is None:
+            return None
+        if found is None or found["State"] in results.ALIVE:
+            job = Job(attempt, Phase.LAUNCHING, container)
             job.stop = records.stop(attempt.record)
             with self._lock:
-                job = self._jobs.setdefault(attempt.tag, job)
-            self._adopt(job, found["State"])
-            return job.status
-        if found is not None:
-            result = self._result(attempt, found["Id"])
-        elif container := records.container(attempt.record):
-            result = results.removed(attempt, container)
-        else:
-            return None
+                known = self._jobs.setdefault(attempt.tag, job)
+            if known is job:
+                self._adopt(job, found["State"] if found else None)
+            return known.status
+        result = results.look(self._engine, attempt, container)
         if result is None:
             raise BackendError(f"{attempt.spec.name} is changing its state", transient=True)
         result = records.set_result(attempt.record, result)
-        if found is not None:
-            self._later(self._harvesters, self._engine.remove, found["Id"])
+        self._later(self._harvesters, self._engine.remove, container)
         return results.status(attempt, result)
 
-    def _adopt(self, job: Job, state: str) -> None:
+    def _adopt(self, job: Job, state: str | None) -> None:
         """Go on with a container that somebody else, or a call without an answer, made.
 
         One that was not started may yet be, by a call that is still under way, and might even end
         before another call starts it a second time. So it is closed, and the attempt is lost. One whose
-        job has begun while the engine, asked when it is done with it, calls it created is forgotten.
+        job has begun while the engine, asked when it is done with it, calls it created is forgotten, and
+        so may have been one that is gone (`state` is None): whoever removed it has not ended the job.
         """
         assert job.container is not None
-        if state == "created" and records.close_start(job.attempt.record):
-            self._later(self._harvesters, self._end, job, results.lost(job.attempt, job.stop, _NOT_STARTED))
+        if state is None:
+            self._bury(job, results.REMOVED)
             return
-        now = self._engine.inspect(job.container)["State"]
+        if state == "created" and records.close_start(job.attempt.record):
+            self._bury(job, results.NOT_STARTED)
+            return
+        try:
+            now = self._engine.inspect(job.container)["State"]
+        except BackendError as error:
+            self._stall(job, error)
+            return
         if now["Status"] == "created":
-            with self._lock:
-                job.phase = Phase.FORGOTTEN
-            self._later(self._harvesters, self._bury, job, job.container)
+            self._bury(job, forgotten.ENDED)
             return
         self._began(job, results.when(now.get("StartedAt")) or time.time())
         self._later(self._harvesters, self._harvest, job.tag)  # it may have ended meanwhile
 
-    def _bury(self, job: Job, container: str) -> None:
-        """A forgotten job is lost, as soon as it is surely dead; else it ends, and is not repeated."""
-        try:
-            forgotten.end(self._engine, container, self._engine.facts())
-        except EngineError as error:
-            result = results.failed(job.attempt, Reason.HELD, forgotten.remedy(container, error), container)
-        except BackendError as error:
-            self._stall(job, error)
-            return
-        else:
-            result = results.lost(job.attempt, job.stop, forgotten.ENDED, container)
-        self._end(job, result)
+    def _bury(self, job: Job, message: str) -> None:
+        """Have a job lost, as soon as it is surely dead; else it ends, and is not repeated."""
+        with self._lock:
+            if job.phase is Phase.FORGOTTEN:
+                return
+            job.phase = Phase.FORGOTTEN
+        self._later(self._harvesters, self._end_forgotten, job, message)
 
-    def _reconcile(self, outage: Window | None = None) -> None:
+    def _end_forgotten(self, job: Job, message: str) -> None:
+        try:
+            result = forgotten.result(self._engine, self._images, job, message)
+        except (BackendError, OSError) as error:
+            self._stall(job, error)
+        else:
+            self._end(job, result)
+
+    def _reconcile(self, outage: results.Window | None = None) -> None:
         """Compare what this object believes with what the engine, which may be another by now, has."""
         if outage:
             self._engine.facts(again=True)
@@ -437,10 +434,9 @@ class DockerBackend(Backend):
         for tag, (job, phase) in jobs.items():
             container = found.get(tag)
             ended = container is None or container["State"] not in results.ALIVE
-            if phase is Phase.STALLED:
-                self._go_on(job, container)
-            elif phase is Phase.RUNNING and container is not None and container["State"] == "created":
-                self._adopt(job, "created")
+            unstarted = container is not None and container["State"] == "created"
+            if phase is Phase.STALLED or (phase is Phase.RUNNING and unstarted):
+                self._go_on(job, phase, container)
             elif ended and (phase is Phase.RUNNING or container is not None):
                 self._later(self._harvesters, self._harvest, tag, outage)
             elif phase is Phase.RUNNING and job.stop is not None:
@@ -449,20 +445,21 @@ class DockerBackend(Backend):
             if tag not in jobs and container["State"] not in results.ALIVE:
                 self._later(self._harvesters, self._sweep, tag, container)
 
-    def _go_on(self, job: Job, container: Mapping[str, Any] | None) -> None:
-        """A job whose launch was not answered: its container was made, or was not."""
-        if container is not None:
-            with self._lock:
-                job.container, job.phase = container["Id"], Phase.LAUNCHING
-            if container["State"] in results.ALIVE:
-                self._adopt(job, container["State"])
-            else:
-                self._later(self._harvesters, self._harvest, job.tag)
+    def _go_on(self, job: Job, phase: Phase, container: Mapping[str, Any] | None) -> None:
+        """A job in this phase whose launch was not answered, or was forgotten: is its container there?"""
+        with self._lock:
+            if job.phase is not phase:
+                return  # somebody else goes on with it
+            job.phase = Phase.LAUNCHING
+            job.container = container["Id"] if container else job.container
+        if container is not None and container["State"] not in results.ALIVE:
+            self._later(self._harvesters, self._harvest, job.tag)
+        elif job.container is not None:
+            self._adopt(job, container["State"] if container else None)
         elif job.stop is not None:
             self._later(self._harvesters, self._end, job, results.failed(job.attempt, job.stop.reason, ""))
         else:
-            with self._lock:
-                job.phase = Phase.QUEUED
+            job.phase = Phase.QUEUED
             self._queue(job)
 
     def _sweep(self, tag: str, container: Mapping[str, Any]) -> None:
@@ -478,8 +475,9 @@ class DockerBackend(Backend):
     def _waits(self, job: Job, text: str) -> None:
         with self._lock:
             if self._jobs.get(job.tag) is job and job.phase is Phase.QUEUED:
-                status = results.alive(job.tag, JobState.SUBMITTED, "fetching its image", None, text)
-                self._events.status([status])
+                self._events.status(
+                    [results.alive(job.tag, JobState.SUBMITTED, "fetching its image", None, text)]
+                )
 
     def _tell_end(self, attempt: Attempt, result: JobResult) -> None:
         with self._lock:

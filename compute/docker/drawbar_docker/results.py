@@ -22,6 +22,8 @@ ALIVE = frozenset({"created", "running", "paused", "restarting"})
 _KILL = 128 + 9
 _TERM = 128 + 15
 _UNKNOWN = 255
+NOT_STARTED = "its container was made, but nobody was left to start it"
+REMOVED = "its container was removed by somebody else before its end was recorded"
 _NO_SHELL = re.compile(r"exec /bin/sh failed|(/bin/sh|failed to exec).*no such file", re.IGNORECASE)
 """What Docker's init, the engines themselves and Podman's init (catatonit) say."""
 
@@ -29,29 +31,20 @@ Window = tuple[float, float]
 """From when to when the engine was gone."""
 
 
-def look(
-    engine: Engine, attempt: Attempt, container: str, *, host: str, outage: Window | None
-) -> JobResult | None:
-    """How a container ended, as the engine and the attempt's record say; None while it has not."""
-    try:
-        found = engine.inspect(container)
-    except EngineError as error:
-        if error.not_found:
-            return removed(attempt, container)
-        raise
+def look(engine: Engine, attempt: Attempt, container: str, outage: Window | None = None) -> JobResult | None:
+    """How a container ended, as the engine and the attempt's record say; None while it has not.
+
+    Raises `EngineError` with `not_found` when it is not there any more.
+    """
+    found = engine.inspect(container)
     if found["State"].get("Status") in ALIVE:
         return None
     log = ""
     if found["State"]["ExitCode"] != 0:
         with contextlib.suppress(EngineError):
             log = engine.log(container)
-    return ended(attempt, found, stop=records.stop(attempt.record), host=host, log=log, outage=outage)
-
-
-def removed(attempt: Attempt, container: str) -> JobResult:
-    """The result of an attempt whose container is not there any more."""
-    message = "its container was removed by somebody else before its end was recorded"
-    return failed(attempt, Reason.LOST, message, container)
+    stop, host = records.stop(attempt.record), engine.facts().name
+    return ended(attempt, found, stop=stop, host=host, log=log, outage=outage)
 
 
 def ended(

@@ -159,8 +159,8 @@ def test_a_container_that_was_made_and_not_started_never_is(directory, open_driv
         limit_cpus=False,
     )
     records.claim(job.record)
-    engine.create(job.tag, body)
-    remove, backend._engine.remove = backend._engine.remove, lambda container: None
+    made, remove = engine.create(job.tag, body), backend._engine.remove
+    backend._engine.remove = lambda container: None if container == made else remove(container)
     assert not driver.find(job)[job.tag].state.terminal
     assert driver.end(job).reason is Reason.LOST
     engine.start(job.tag)
@@ -260,14 +260,20 @@ def test_jobs_that_outlive_the_engine_are_watched_again(directory, open_driver, 
 
 
 SLOW_RUNTIME = """#!/bin/sh
-# runc, whose `start` does not answer for as long as there is a file `hold`.
+# runc, whose `start` does not answer for as long as there is a file `hold`; with `hold.before` it has
+# not even started then.
+held() {{
+  for word in "$@"; do
+    if [ "$word" = start ]; then
+      : >{hold}.reached
+      while [ -e {hold} ]; do sleep 0.05; done
+    fi
+  done
+}}
+[ ! -e {hold}.before ] || held "$@"
 runc "$@"
 code=$?
-for word in "$@"; do
-  if [ "$word" = start ]; then
-    while [ -e {hold} ]; do sleep 0.05; done
-  fi
-done
+[ -e {hold}.before ] || held "$@"
 exit $code
 """
 
@@ -277,19 +283,32 @@ class Forgetful:
 
     def __init__(self, script, hold: Path) -> None:
         self._script = script
-        self._hold = hold
+        self._hold, self._before = hold, hold.with_name("hold.before")
         self.hold()
 
     def hold(self) -> None:
         """From now on it is not told that a container has started."""
         self._hold.touch()
 
+    def hold_before(self) -> None:
+        """From now on a container is made, and its start stays under way."""
+        self._before.touch()
+
+    def starts(self) -> bool:
+        """Whether a start is held."""
+        return self._hold.with_name("hold.reached").exists()
+
+    def release(self) -> None:
+        """Let everything go on."""
+        self._hold.unlink(missing_ok=True)
+
     def die(self) -> None:
-        """Kill it, and start it again."""
+        """Kill it, and start it again; what was held goes on, unless it has not started yet."""
         pid = int(self._script("status").split()[1].rstrip(","))
         os.kill(pid, signal.SIGKILL)
         wait_for(lambda: not Path(f"/proc/{pid}").exists())
-        self._hold.unlink()
+        if not self._before.exists():
+            self.release()
         self._script("start")
 
 
@@ -311,6 +330,12 @@ def processes(container, *about):
     return [each for each in Path("/proc").glob("[0-9]*") if container in told(each, about)]
 
 
+def end_processes(container):
+    for process in processes(container, "cgroup", "cmdline"):
+        with contextlib.suppress(ProcessLookupError):  # the first of them takes the others along
+            os.kill(int(process.name), signal.SIGKILL)
+
+
 def told(process, about):
     try:
         alive = (process / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -321,10 +346,13 @@ def told(process, about):
     return text if alive and ("cmdline" in about or not podmans) else ""
 
 
-@pytest.mark.parametrize("survivor", ["the same driver", "the next driver"])
+@pytest.mark.parametrize(
+    "survivor", ["the same driver", "the next driver", pytest.param("no container", marks=pytest.mark.docker)]
+)
 def test_a_job_that_the_engine_has_forgotten_is_ended_and_repeated(
     forgetful, victim, directory, open_driver, engine, survivor
 ):
+    """Also when somebody has removed its container before the next driver looks: that does not end it."""
     (job,) = attempts(directory, 1)
     if survivor == "the same driver":
         driver = open_driver(directory)
@@ -335,21 +363,45 @@ def test_a_job_that_the_engine_has_forgotten_is_ended_and_repeated(
     wait_for(lambda: ledger(directory) == [1])
     container = records.container(job.record)
     assert processes(container, "cgroup")
-    if survivor == "the next driver":
+    if survivor != "the same driver":
         dead.kill()
     forgetful.die()
     assert engine.inspect(job.tag)["State"]["Status"] == "created"
-    if survivor == "the next driver":
+    if survivor == "no container":
+        engine.remove(job.tag)
+        assert processes(container, "cgroup")
+    if survivor != "the same driver":
         driver = open_driver(directory)
         assert not driver.find(job)[job.tag].state.terminal
     assert driver.end(job).reason is Reason.LOST
     assert not processes(container, "cgroup")
-    wait_for(lambda: not processes(container, "cgroup", "cmdline"))  # nothing that watched over it
+    if survivor == "no container":
+        end_processes(container)  # what watched over it, of which the engine knows nothing any more
+    wait_for(lambda: not processes(container, "cgroup", "cmdline"))
     (directory / "gate").touch()
     again = make_attempt(directory, 1, GATED.format(1), tries=2)
     driver.run(again)
     assert driver.end(again).exit_code == 1
     assert ledger(directory) == [1, 1]
+
+
+@pytest.mark.docker
+def test_a_start_that_outlives_its_engine_does_not_begin_a_lost_job(
+    forgetful, directory, open_driver, engine
+):
+    """The engine is killed between making a container and starting it, and that start comes late."""
+    driver = open_driver(directory)
+    forgetful.hold_before()
+    (job,) = attempts(directory, 1)
+    driver.submit(job)
+    wait_for(forgetful.starts)
+    container = records.container(job.record)
+    assert processes(container, "cgroup")  # the one that is to become the job
+    forgetful.die()
+    forgetful.release()
+    assert driver.end(job).reason is Reason.LOST
+    wait_for(lambda: not processes(container, "cgroup", "cmdline"))
+    assert ledger(directory) == []
 
 
 def test_a_forgotten_job_whose_death_cannot_be_had_says_what_to_do(
@@ -367,9 +419,7 @@ def test_a_forgotten_job_whose_death_cannot_be_had_says_what_to_do(
     assert result.reason is Reason.HELD
     assert container[:12] in result.message
     assert "/proc/PID/cgroup" in result.message
-    for process in processes(container, "cgroup", "cmdline"):
-        with contextlib.suppress(ProcessLookupError):  # the first of them takes the others along
-            os.kill(int(process.name), signal.SIGKILL)
+    end_processes(container)
     wait_for(lambda: not processes(container, "cgroup", "cmdline"))
 
 

@@ -17,8 +17,9 @@ from drawbar.model import JobResult, JobState, Mount, Reason, Resources
 from drawbar.mounts import refusal, shadowed
 from drawbar_docker import containers, images, records, results
 from drawbar_docker.backend import DockerBackend
-from drawbar_docker.engine import Engine, Facts
+from drawbar_docker.engine import Engine, EngineError, Facts
 from drawbar_docker.images import Image, ImageError, Images
+from drawbar_docker.jobs import Job, Phase
 from drawbar_docker.records import Stop
 from drawbar_docker.timers import Timers
 
@@ -375,3 +376,145 @@ def test_a_result_survives_its_record(make_attempt, tmp_path):
     assert document["reason"] == "lost"
     assert isinstance(results.status(attempt, result), JobStatus)
     assert results.status(attempt, result).state is JobState.FAILED
+
+
+class Forgetful:
+    """Stands in for an engine that has forgotten the container of a job, or does not have it any more."""
+
+    def __init__(self, state, looks):
+        self.state, self.looks = state, list(looks)
+        self.listed = threading.Barrier(1)
+        self.lookers = []
+
+    def facts(self):
+        return FACTS
+
+    def containers(self, *labels):
+        found = [{"Id": ID, "State": self.state, "Labels": {containers.TAG: self.tag}}] if self.state else []
+        self.listed.wait(30)
+        return found
+
+    def inspect(self, container):
+        if self.state is None:
+            raise EngineError(404, "no such container")
+        return {"Id": ID, "State": {"Status": self.state}}
+
+    def image(self, reference):
+        return {"Id": ID, "Config": {}}
+
+    def create(self, name, body):
+        self.lookers.append(body["Entrypoint"][-1])
+        return name
+
+    def start(self, container):
+        pass
+
+    def wait(self, container):
+        return self.looks.pop(0)
+
+    def remove(self, container):
+        pass
+
+    def close(self):
+        pass
+
+
+class Sink:
+    """What a backend has told."""
+
+    def __init__(self):
+        self.told, self.troubles = [], []
+        self.ended = threading.Event()
+
+    def status(self, statuses):
+        self.told += statuses
+        if any(each.state.terminal for each in statuses):
+            self.ended.set()
+
+    def trouble(self, message):
+        self.troubles.append(message)
+
+
+@pytest.fixture
+def stalled(make_attempt):
+    """A backend, not watching, whose one job has begun while its start was not answered."""
+    opened = []
+
+    def make(state, *looks, phase=Phase.STALLED):
+        engine, sink, attempt = Forgetful(state, looks), Sink(), make_attempt()
+        engine.tag = attempt.tag
+        backend = DockerBackend(DockerBackend.Options())
+        backend._engine = backend._images._engine = engine
+        backend._events, backend._timers = sink, Timers("test")
+        records.claim(attempt.record)
+        records.set_container(attempt.record, ID)
+        Path(records.start_of(attempt.record)).touch()
+        job = Job(attempt, phase, ID)
+        backend._jobs[attempt.tag] = job
+        opened.append(backend)
+        return backend, engine, sink, job
+
+    yield make
+    for each in opened:
+        each.close()
+        each._timers.close()
+
+
+@pytest.mark.parametrize("phase", [Phase.STALLED, Phase.RUNNING])
+def test_two_looks_at_a_forgotten_job_at_once_bury_it_once(stalled, phase):
+    backend, engine, sink, _ = stalled("created", 0, phase=phase)
+    engine.listed = threading.Barrier(2)  # both have seen the phase before either of them goes on
+    looks = [threading.Thread(target=backend._reconcile) for _ in range(2)]
+    for each in looks:
+        each.start()
+    for each in looks:
+        each.join(30)
+    assert sink.ended.wait(30)
+    backend.close()
+    assert engine.lookers == [ID]
+    assert [each.result.reason for each in sink.told] == [Reason.LOST]
+    assert sink.troubles == []
+
+
+@pytest.mark.parametrize("learnt", ["from an event", "by a look", "by a new driver"])
+@pytest.mark.parametrize(("looks", "reason"), [((10, 0), Reason.LOST), ((20,), Reason.HELD)])
+def test_a_job_whose_container_is_gone_is_lost_only_when_it_is_dead(stalled, learnt, looks, reason):
+    """An engine ends a container that it removes, but not one that it has forgotten to have started."""
+    backend, engine, sink, job = stalled(None, *looks)
+    if learnt == "from an event":
+        backend._harvest(job.tag)
+    elif learnt == "by a look":
+        backend._reconcile()
+    else:
+        backend._jobs.clear()
+        assert not backend.find([job.attempt])[job.tag].state.terminal
+    assert sink.ended.wait(30)
+    assert engine.lookers == [ID] * len(looks)
+    (told,) = sink.told
+    assert told.result.reason is reason
+    assert ("/proc/PID/cgroup" if reason is Reason.HELD else "removed by somebody") in told.message
+
+
+@pytest.mark.parametrize("state", [None, "created"])
+@pytest.mark.parametrize("looks", [(10, 0), (20,)])
+def test_a_job_that_has_not_begun_cannot_begin_any_more(stalled, state, looks):
+    """What waits to become it is ended, too, but is no reason to keep it from being repeated."""
+    backend, engine, sink, job = stalled(state, *looks)
+    Path(records.start_of(job.attempt.record)).unlink()
+    backend._reconcile()
+    assert sink.ended.wait(30)
+    assert sink.told[0].result.reason is Reason.LOST
+    assert engine.lookers == [ID] * len(looks)
+    assert Path(records.start_of(job.attempt.record)).exists()
+
+
+def test_an_engine_that_falls_silent_while_a_job_is_adopted_is_asked_again(stalled, monkeypatch):
+    backend, engine, sink, job = stalled("created", 0)
+    with monkeypatch.context() as silent:
+        silent.setattr(engine, "inspect", lambda _: unreachable(None))
+        backend._reconcile()
+        assert job.phase is Phase.STALLED
+        assert sink.troubles == ["no container engine answers"]
+    backend._reconcile()
+    assert sink.ended.wait(30)
+    assert sink.told[-1].result.reason is Reason.LOST
