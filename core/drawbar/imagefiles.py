@@ -20,6 +20,7 @@ from pathlib import Path
 from drawbar.digests import Digests
 from drawbar.errors import BackendError
 from drawbar.images import Pull, full_name, is_file
+from drawbar.logins import login
 
 _MOST_S = 6 * 3600.0
 _SHOWN_LINES = 3
@@ -104,10 +105,15 @@ def _run(program: str, image: str, target: Path) -> str | None:
     """Fetch an image into a file; what went wrong, or None. The program ends with this process."""
     name = full_name(image)
     source = name if "://" in name else f"docker://{name}"
+    try:
+        credentials, unknown = _credentials(program, source), ""
+    except (OSError, ValueError) as error:  # many images can be had without
+        credentials, unknown = {}, f"; the user's docker configuration is of no use: {error}"
     bound = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
     try:
         done = subprocess.run(
             [*bound, program, "--silent", "pull", target, source],
+            env={**credentials, **os.environ},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -121,4 +127,17 @@ def _run(program: str, image: str, target: Path) -> str | None:
     if done.returncode == 0 and target.exists():
         return None
     lines = [line.removeprefix("FATAL:").strip() for line in done.stderr.splitlines() if line.strip()]
-    return " ".join(lines[-_SHOWN_LINES:]) or f"{program} ended with {done.returncode}"
+    return (" ".join(lines[-_SHOWN_LINES:]) or f"{program} ended with {done.returncode}") + unknown
+
+
+def _credentials(program: str, source: str) -> dict[str, str]:
+    """Variables by which the program logs in to an image's registry as the user's docker does.
+
+    Programs read `~/.docker/config.json`, but not what DOCKER_CONFIG names.
+    """
+    scheme, _, name = source.partition("://")
+    found = login(name.partition("/")[0]) if scheme == "docker" else None
+    if found is None:
+        return {}
+    prefix = "SINGULARITY" if "singularity" in Path(program).name else "APPTAINER"
+    return {f"{prefix}_DOCKER_USERNAME": found[0], f"{prefix}_DOCKER_PASSWORD": found[1]}

@@ -13,8 +13,11 @@ import pytest
 from drawbar.runtime import Runtime
 from drawbar.testing.driver import Driver
 from drawbar_local.backend import LocalBackend
+from drawbar_slurm.backend import SlurmBackend
 
-SCRIPT = Path(__file__).parents[2] / "clusters" / "apptainer"
+CLUSTERS = Path(__file__).parents[2] / "clusters"
+SCRIPT = CLUSTERS / "apptainer"
+SLURM_OPTIONS = {"calls_per_minute": 600, "settle_s": 5.0, "grace_s": 1.0, "poll_s": 2.0}
 LIBRARIES = (
     *("numpy", "numpy.libs", "matplotlib", "mpl_toolkits", "contourpy", "cycler", "dateutil", "fontTools"),
     *("kiwisolver", "packaging", "PIL", "pillow.libs", "pyparsing", "six.py"),
@@ -61,6 +64,48 @@ def open_local(apptainer, tmp_path):
             return made
 
         driver = Driver(backend, workspace.resolve(), patience_s=60, image=str(image))
+        drivers.append(driver)
+        return driver.open()
+
+    yield open_one
+    for driver in drivers:
+        driver.clean_up()
+
+
+@pytest.fixture
+def slurm(cluster_missing, monkeypatch):
+    try:
+        shown = subprocess.run(
+            [CLUSTERS / "slurm", "env"], capture_output=True, text=True, check=True, timeout=10
+        ).stdout
+        configuration = re.sub(r"^(export )?SLURM_CONF=", "", shown.strip())
+        monkeypatch.setenv("SLURM_CONF", configuration)
+        subprocess.run(["sinfo"], capture_output=True, check=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        cluster_missing("slurm", "Slurm")
+
+
+@pytest.fixture
+def make_slurm(slurm, tmp_path):
+    """Makes Slurm backends that run jobs in images with a program."""
+
+    def make(program, **options):
+        made = SlurmBackend(SlurmBackend.Options.parse({**SLURM_OPTIONS, **options}, where="test"))
+        made.runtime = Runtime(program=program, images=str(tmp_path / "images"))
+        return made
+
+    return make
+
+
+@pytest.fixture
+def open_slurm(make_slurm, apptainer, tmp_path):
+    """Opens such backends; their jobs are ended at the end of the test."""
+    drivers = []
+
+    def open_one(image, program=apptainer, **options):
+        (tmp_path / "workspace").mkdir(exist_ok=True)
+        backend = lambda: make_slurm(program, **options)  # noqa: E731
+        driver = Driver(backend, tmp_path / "workspace", patience_s=120, image=str(image))
         drivers.append(driver)
         return driver.open()
 

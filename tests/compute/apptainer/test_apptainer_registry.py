@@ -73,8 +73,38 @@ def run(directory, image):
     )
 
 
-def test_an_image_is_fetched_with_the_users_credentials(apptainer, registry, logged_in, tmp_path):
+HELPER = """#!/bin/sh
+# A credential helper of docker's: asked for a registry on its standard input.
+[ "$1" = get ] && [ "$(cat)" = "{registry}" ] || exit 1
+echo '{{"ServerURL": "{registry}", "Username": "{user}", "Secret": "{password}"}}'
+"""
+
+
+@pytest.fixture(params=["in the home", "elsewhere", "in a helper", "in a broken helper"])
+def login(request, registry, logged_in, tmp_path, monkeypatch):
+    """Where the user's docker keeps the credentials; the ways that Apptainer has not itself, too."""
+    home = tmp_path / "user" / ".docker"
+    if request.param != "in the home":
+        home = home.rename(tmp_path / "configuration")
+        monkeypatch.setenv("DOCKER_CONFIG", str(home))
+    if "helper" in request.param:
+        (home / "config.json").write_text(json.dumps({"credHelpers": {registry.address: "test"}}))
+        helper = tmp_path / "bin" / "docker-credential-test"
+        helper.parent.mkdir()
+        server = "another" if "broken" in request.param else registry.address
+        helper.write_text(HELPER.format(registry=server, user=USER, password=PASSWORD))
+        helper.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{helper.parent}:{os.environ['PATH']}")
+    return request.param
+
+
+def test_an_image_is_fetched_with_the_users_credentials(apptainer, registry, login, tmp_path):
     done = run(tmp_path, registry.image("1"))
+    if login == "in a broken helper":
+        assert done.returncode == 1
+        assert "authentication required" in done.stderr
+        assert "docker configuration" in done.stderr
+        return
     assert done.returncode == 0, done.stderr
     assert registry.asked["manifests"] == 1
     (made,) = (tmp_path / "home").rglob("made.txt")
@@ -93,9 +123,10 @@ def test_an_image_that_is_not_the_users_to_fetch_ends_its_jobs(apptainer, regist
     assert "registry login" in done.stderr
 
 
-def test_an_entry_point_goes_before_the_command_where_it_is_wanted(open_local, registry, logged_in):
+@pytest.mark.parametrize("opener", ["open_local", pytest.param("open_slurm", marks=pytest.mark.slurm)])
+def test_an_entry_point_goes_before_the_command_where_it_is_wanted(registry, logged_in, opener, request):
     image = registry.image("1")
-    driver = open_local(image=image)
+    driver = request.getfixturevalue(opener)(image=image)
     driver.backend.fetch_image(image, lambda _: None)
     out = driver.directory / "out"
     for wanted in (False, True):

@@ -4,34 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from drawbar.model import Reason
-from drawbar.runtime import Runtime
 from drawbar.testing import BackendContract
-from drawbar.testing.driver import Driver
-from drawbar_slurm.backend import SlurmBackend
 
 pytestmark = [pytest.mark.apptainer, pytest.mark.slurm]
 
-SCRIPT = Path(__file__).parents[2] / "clusters" / "slurm"
-OPTIONS = {"calls_per_minute": 600, "settle_s": 5.0, "grace_s": 1.0, "poll_s": 2.0}
 PUBLISHED = "quay.io/jupyter/scipy-notebook:2025-03-14"
-
-
-@pytest.fixture
-def slurm(cluster_missing, monkeypatch):
-    try:
-        shown = subprocess.run([SCRIPT, "env"], capture_output=True, text=True, check=True, timeout=10).stdout
-        configuration = re.sub(r"^(export )?SLURM_CONF=", "", shown.strip())
-        monkeypatch.setenv("SLURM_CONF", configuration)
-        subprocess.run(["sinfo"], capture_output=True, check=True, timeout=20)
-    except (OSError, subprocess.SubprocessError):
-        cluster_missing("slurm", "Slurm")
 
 
 class TestSlurmInImages(BackendContract):
@@ -39,40 +22,13 @@ class TestSlurmInImages(BackendContract):
     many = 20
 
     @pytest.fixture
-    def backend(self, slurm, apptainer, images):
+    def backend(self, make_slurm, apptainer, images):
         self.image = str(images / "busybox.sif")
-
-        def open_one():
-            backend = SlurmBackend(SlurmBackend.Options.parse(OPTIONS, where="test"))
-            backend.runtime = Runtime(program=apptainer)
-            return backend
-
-        return open_one
+        return lambda: make_slurm(apptainer)
 
 
-@pytest.fixture
-def open_driver(slurm, apptainer, tmp_path):
-    drivers = []
-
-    def open_one(image, program=apptainer, **options):
-        (tmp_path / "workspace").mkdir(exist_ok=True)
-
-        def backend():
-            made = SlurmBackend(SlurmBackend.Options.parse({**OPTIONS, **options}, where="test"))
-            made.runtime = Runtime(program=program)
-            return made
-
-        driver = Driver(backend, tmp_path / "workspace", patience_s=120, image=str(image))
-        drivers.append(driver)
-        return driver.open()
-
-    yield open_one
-    for driver in drivers:
-        driver.clean_up()
-
-
-def test_a_job_in_an_image_has_its_own_tmp_and_only_its_own_variables(open_driver, images):
-    driver = open_driver(images / "python.sif", prolog=["export SECRET=1 CUDA_VISIBLE_DEVICES=3"])
+def test_a_job_in_an_image_has_its_own_tmp_and_only_its_own_variables(open_slurm, images):
+    driver = open_slurm(images / "python.sif", prolog=["export SECRET=1 CUDA_VISIBLE_DEVICES=3"])
     attempt = driver.shell("echo x > /tmp/drawbar-was-here; env; cat /etc/os-release")
     driver.run(attempt)
     assert driver.end(attempt).ok
@@ -88,8 +44,8 @@ def test_a_job_in_an_image_has_its_own_tmp_and_only_its_own_variables(open_drive
     ("program", "image", "words"),
     [(None, "/nothing/here.sif", "no such file"), ("no-such-program", "busybox.sif", "no-such-program")],
 )
-def test_what_is_missing_on_a_node_is_told(open_driver, apptainer, images, program, image, words):
-    driver = open_driver(images / image, program=program or apptainer)
+def test_what_is_missing_on_a_node_is_told(open_slurm, apptainer, images, program, image, words):
+    driver = open_slurm(images / image, program=program or apptainer)
     attempt = driver.shell("true")
     driver.run(attempt)
     result = driver.end(attempt)
@@ -97,10 +53,10 @@ def test_what_is_missing_on_a_node_is_told(open_driver, apptainer, images, progr
     assert words in result.message
 
 
-def test_check_runs_the_program_on_a_node(open_driver, apptainer, images, tmp_path):
+def test_check_runs_the_program_on_a_node(open_slurm, apptainer, images, tmp_path):
     options = {"check_directory": str(tmp_path)}
-    assert not open_driver(images / "busybox", **options).backend.check()
-    (problem,) = open_driver(images / "busybox", program="no-such-program", **options).backend.check()
+    assert not open_slurm(images / "busybox", **options).backend.check()
+    (problem,) = open_slurm(images / "busybox", program="no-such-program", **options).backend.check()
     assert "'no-such-program', which runs images, does not run on" in problem.message
     assert "apptainer.program" in (problem.hint or "")
 
