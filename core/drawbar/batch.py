@@ -357,6 +357,7 @@ class BatchBackend(Backend):
             except Busy as error:
                 self._troubled(error)
         self._parked.append(batch)
+        self._jobs.wait(batch.attempts, self._troubles["scheduler"])
         return {attempt.tag: Accepted() for attempt in batch.attempts}
 
     def _try(self, batch: Batch, *, waited: bool = False) -> dict[str, Submission]:
@@ -411,14 +412,18 @@ class BatchBackend(Backend):
         while not self.budget.closing.wait(LOOK_S):
             try:
                 if self._pause.over:
-                    if self._jobs.due or (self._parked and self._troubles["scheduler"]):
+                    asked = self._jobs.due or bool(self._parked and self._troubles["scheduler"])
+                    if asked:
                         self._jobs.ask()
                         self._pause.end()
-                        self._trouble("scheduler", "")
                     self._unpark()
+                    if asked and self._pause.over:  # and what it took did not come into doubt
+                        self._trouble("scheduler", "")
             except Exception as error:  # as above
                 if not self.budget.closing.is_set():
                     self._troubled(error)
+                    for batch in tuple(self._parked):
+                        self._jobs.wait(batch.attempts, str(error))
 
     def _unpark(self) -> None:
         """Hand over what had to wait, in order; `Busy` when the scheduler is that again."""

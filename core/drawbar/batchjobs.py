@@ -151,6 +151,19 @@ class Jobs:
             job.handed_over, job.native_id, job.message = time.monotonic(), native_id, ""
             self.hurry()
 
+    def wait(self, attempts: Iterable[Attempt], why: str) -> None:
+        """Those of these jobs that are not handed over yet wait for it; tell so where it is news."""
+        message = f"it waits to be handed over{f': {why}' if why else ''}"
+        with self._telling:
+            news = []
+            with self._lock:
+                for job in filter(None, (self._jobs.get(attempt.tag) for attempt in attempts)):
+                    if job.handed_over is None and job.message != message:
+                        job.message = message
+                        news.append(job.status)
+            if news:
+                self._sink(news)
+
     def remove(self, job: Job) -> None:
         """The job is watched no longer."""
         with self._lock:

@@ -1,8 +1,8 @@
 """Stands for qsub, qstat and qdel: the first argument says which. State is in the directory FAKE_PBS.
 
 Files in it make it misbehave: `down` (cannot be reached), `deaf` (qsub never answers, and `deaf` says
-whether the batch is taken), `silent` (qstat never answers), `refusing`, `paused` (jobs wait), `forgetful`
-(ended jobs are not listed), `stuck` (all jobs are said to run, for ever).
+whether the batch is taken), `silent` (qstat never answers), `refusing`, `full` (qsub takes no job now),
+`paused` (jobs wait), `forgetful` (ended jobs are not listed), `stuck` (all jobs are said to run, for ever).
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ echo "$code" >"$2.new" && mv "$2.new" "$2.exit"
 def qsub(arguments: list[str]) -> None:
     if (STATE / "refusing").exists():
         sys.exit("qsub: Unknown queue")
+    if (STATE / "full").exists():
+        sys.exit("qsub: would exceed queue generic's per-user limit")
     name = arguments[arguments.index("-N") + 1]
     count = int(arguments[arguments.index("-J") + 1].split("-")[1]) if "-J" in arguments else 0
     deaf = STATE / "deaf"

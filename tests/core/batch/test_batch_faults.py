@@ -61,6 +61,53 @@ def test_a_scheduler_that_is_away_delays_jobs_and_fails_none(driver, fake):
     assert driver.watch.troubles[-1] == ""
 
 
+def last(driver, attempt):
+    """What was told last of an attempt."""
+    return driver.watch.of(attempt)[-1]
+
+
+def test_a_job_says_that_it_waits_to_be_handed_over_and_why(driver, fake):
+    fake.set("full")
+    first, behind = ledger_job(driver, 1), ledger_job(driver, 2)
+    driver.submit(first)
+    driver.submit(behind)
+    full = "it waits to be handed over: qsub: would exceed queue generic's per-user limit"
+    for attempt in (first, behind):
+        status = last(driver, attempt)
+        assert (status.state, status.message) == (JobState.SUBMITTED, full)
+        assert driver.find(attempt)[attempt.tag].message == full
+    fake.set("down")
+    for attempt in (first, behind):
+        driver.wait_for(lambda each=attempt: "cannot connect" in last(driver, each).message, "the new word")
+    fake.set("paused")
+    fake.clear("full")
+    fake.clear("down")
+    for attempt in (first, behind):
+        driver.wait_for(lambda each=attempt: last(driver, each).native_state == "Q", "it is in the queue")
+        assert last(driver, attempt).message == ""
+    fake.clear("paused")
+    for attempt in (first, behind):
+        assert driver.end(attempt).ok
+    assert ledger(driver) == [1, 2]
+
+
+def test_a_scheduler_that_answers_and_takes_no_job_is_one_trouble_until_it_takes_it(driver, fake):
+    gate = driver.directory / "gate"
+    running = driver.gated(gate)
+    driver.run(running)
+    fake.set("full")
+    waits = ledger_job(driver)
+    driver.submit(waits)
+    fake.wait_for_call("qsub", 4)  # the queue was asked in between, and answered
+    assert [each for each in driver.watch.troubles if each] == driver.watch.troubles
+    fake.clear("full")
+    gate.touch()
+    assert driver.end(waits).ok
+    assert driver.end(running).ok
+    driver.wait_for(lambda: driver.watch.troubles[-1] == "", "the trouble is over")
+    assert len(driver.watch.troubles) == 2
+
+
 def test_what_waits_for_the_scheduler_can_be_cancelled(driver, fake):
     fake.set("down")
     unwanted, wanted = ledger_job(driver, 1), ledger_job(driver, 2)
