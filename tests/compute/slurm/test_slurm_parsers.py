@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,7 +75,8 @@ def test_sacct():
 
 
 RECORDED = Path(__file__).parent / "recorded"
-"""What squeue and sacct of each version said of jobs in the same states; made on real clusters."""
+"""What squeue and sacct of each version said of jobs in the same states, and what all commands of each
+answered (`answers`); made on real clusters. Of the configuration, only some lines are kept."""
 
 VERSIONS = sorted(path.stem.partition("-")[2] for path in RECORDED.glob("squeue-*"))
 FINISHED, FAILED, CANCELLED = JobState.FINISHED, JobState.FAILED, JobState.CANCELLED
@@ -360,6 +363,119 @@ def test_a_refusal_says_what_was_asked_for(client, tmp_path):
     batch = Batch(name=NAME, directives=("--qos=x",), attempts=(), array=False, directory=str(tmp_path))
     with pytest.raises(Rejected, match=r"Invalid qos \(it was asked for --qos=x\)"):
         client(sbatch="echo 'sbatch: error: Invalid qos' >&2; exit 1").hand_over(batch)
+
+
+@pytest.fixture(params=VERSIONS)
+def version(request):
+    return request.param
+
+
+@pytest.fixture
+def replay(client, version, tmp_path):
+    """A backend whose commands answer as recorded in the cases given: `replay(sbatch="one job")`."""
+    recorded = json.loads((RECORDED / f"answers-{version}.json").read_text())
+
+    def make(**cases):
+        words = {}
+        for name, case in cases.items():
+            answer = recorded[case]
+            assert answer["argv"][0] == name
+            for stream in ("out", "err"):
+                (tmp_path / f"{name}.{stream}").write_text(answer[stream])
+            words[name] = f"cd {tmp_path}; cat {name}.out; cat {name}.err >&2; exit {answer['code']}"
+        return client(**words)
+
+    return make
+
+
+@pytest.fixture
+def batch(tmp_path):
+    return Batch(name=NAME, directives=(), attempts=(), array=False, directory=str(tmp_path))
+
+
+@pytest.mark.parametrize("case", ["one job", "an array", "time above the partition", "the last job of a qos"])
+def test_recorded_submissions(replay, batch, case):
+    assert replay(sbatch=case).hand_over(batch).isdigit()
+
+
+@pytest.mark.parametrize(
+    ("case", "word"),
+    [
+        ("no such partition", "Invalid partition"),
+        ("no such qos", "Invalid qos"),
+        ("a qos of others", "Invalid qos"),
+        ("time above the qos", "QOSMaxWallDurationPerJobLimit"),
+        ("no such account", "Invalid account"),
+        ("no such feature", "Invalid feature"),
+        ("no such reservation", "reservation is invalid"),
+        ("more gpus than a node has", "configuration is not available"),
+        ("no such gres", "Invalid generic resource"),
+        ("more memory than a node has", "Memory specification can not be satisfied"),
+        ("a partition that is inactive", "inactive or drain"),
+        ("no such licence", "Invalid license"),
+        ("no such option", "unrecognized option '--nonsense=1'"),
+        ("an array above MaxArraySize", "Invalid job array"),
+    ],
+)
+def test_recorded_refusals(replay, batch, case, word):
+    with pytest.raises(Rejected, match=word):
+        replay(sbatch=case).hand_over(batch)
+
+
+@pytest.mark.parametrize("case", ["more cpus than a node has", "more nodes than there are"])
+def test_recorded_wishes_that_only_some_versions_refuse(replay, batch, version, case):
+    if version == "24.11":
+        with pytest.raises(Rejected, match="configuration is not available"):
+            replay(sbatch=case).hand_over(batch)
+    else:  # such jobs stay pending, with a word of Slurm's
+        assert replay(sbatch=case).hand_over(batch).isdigit()
+
+
+@pytest.mark.parametrize("case", ["the controller is away: sbatch", "more jobs than a qos lets one have"])
+def test_recorded_words_of_a_slurm_that_takes_no_job_now(replay, batch, case):
+    with pytest.raises(Busy):
+        replay(sbatch=case).hand_over(batch)
+
+
+@pytest.mark.parametrize("case", ["the controller does not answer: sbatch", "munged is away: sbatch"])
+def test_recorded_words_that_leave_a_job_in_doubt(replay, batch, case):
+    with pytest.raises(BackendError) as raised:
+        replay(sbatch=case).hand_over(batch)
+    assert type(raised.value) is BackendError
+
+
+def test_recorded_questions_to_a_slurm_that_is_away(replay):
+    away = "Unable to contact slurm controller"
+    with pytest.raises(BackendError, match=away):
+        replay(squeue="the controller is away: queue").queue()
+    with pytest.raises(BackendError, match="timed out"):
+        replay(squeue="the controller does not answer: queue").queue()
+    with pytest.raises(BackendError, match=away):
+        replay(scancel="the controller is away: stop").stop(["1"])
+    for cases in (
+        {"sinfo": "the controller is away: partitions", "scontrol": "config"},
+        {"scontrol": "the controller is away: config"},
+    ):
+        (problem,) = problems(replay(**cases))
+        assert away in problem
+    assert replay(scontrol="the controller is away: config").largest_batch() == 100  # and is asked again
+
+
+def test_recorded_check(replay):
+    healthy = {"sbatch": "version", "scontrol": "config", "sinfo": "partitions", "squeue": "queue"}
+    assert problems(replay(**healthy)) == []
+    assert replay(**healthy).largest_batch() == 1000  # batch_size; MaxArraySize is 20001
+    (problem,) = problems(replay(**healthy, sacct="accounting away: sacct"))
+    assert "accounting does not answer" in problem
+    (problem,) = problems(replay(**healthy, sacct="no accounting: sacct"))
+    assert "sacct says that accounting is disabled" in problem
+
+
+def test_recorded_partitions_are_those_that_the_settings_may_name(replay):
+    backend = replay(sbatch="version", scontrol="config", sinfo="partitions")
+    backend.options = replace(backend.options, partition="debug,lang")
+    (problem,) = problems(backend)
+    assert problem == "error: slurm: there is no partition lang"
 
 
 def problems(backend):
