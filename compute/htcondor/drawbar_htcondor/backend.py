@@ -37,10 +37,11 @@ _NOT_NOW = re.compile(
 )
 """The schedd did nothing, and may do it later."""
 _NEVER = re.compile(
-    r"Parse error|Submit:-?\d|Cannot allocate a cluster id|permission denied|Received .DENIED",
+    r"Parse error|Submit:-?\d|Cannot allocate a cluster id|permission denied|Received .DENIED"
+    r"|Unable to commit transaction, SCHEDD:\d",
     re.IGNORECASE,
 )
-"""The schedd did nothing, and never will."""
+"""The schedd did nothing, and never will; the last is how a submission that its rules forbid ends."""
 OLDEST = 10
 """The first version of HTCondor that has all that is used here."""
 _AT_ONCE = 500

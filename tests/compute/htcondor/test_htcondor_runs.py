@@ -231,6 +231,14 @@ def test_who_may_not_submit_is_told_so(pool, drawbar, analysis, shared, monkeypa
     assert 'Received "DENIED" from server for user dbtest@dbtest.test' in done.stderr
 
 
+def test_what_the_rules_of_the_schedd_forbid_is_refused_with_their_word(drawbar, analysis):
+    (analysis / "reana.yaml").write_text(one_step("true", "htcondor_accounting_group: group_closed"))
+    done = drawbar("run", "--no-container", "--backend", "htcondorcern", "--name", "closed", code=1)
+    assert "group_closed is closed" in done.stderr
+    (job,) = json.loads(drawbar("status", "closed", "--json").stdout)["jobs"]
+    assert job["reason"] == "rejected"
+
+
 def test_an_expression_that_does_not_parse_is_refused_before_the_first_job(drawbar, analysis):
     (analysis / "reana.yaml").write_text(one_step("true", "htcondor_requirements: 'Foo == = 3'"))
     for verb in ("plan", "run"):
