@@ -268,12 +268,12 @@ def test_a_node_is_drained_and_dies(slurm, open_driver):
     attempt, native_id, gate = started(driver)
     slurm.run("scontrol", "update", "nodename=n4", "state=drain", "reason=test")
     assert driver.find(attempt)[attempt.tag].state is JobState.RUNNING
-    step = slurm.run(
-        "sh", "-c", f"cat /sys/fs/cgroup/freezer/slurm_n4/uid_*/job_{native_id}/step_*/cgroup.procs"
-    )
+    group = f"/sys/fs/cgroup/freezer/slurm_n4/uid_*/job_{native_id}"
+    # First the slurmstepd, which would tell slurmctld of the end of the others.
+    processes = slurm.run("sh", "-c", f"cat {group}/cgroup.procs {group}/step_*/cgroup.procs")
     os.kill(slurm.pid("slurmd-n4"), signal.SIGKILL)
     try:
-        for pid in step.split():
+        for pid in processes.split():
             with suppress(ProcessLookupError):
                 os.kill(int(pid), signal.SIGKILL)
         slurm.run("scontrol", "update", "nodename=n4", "state=down", "reason=test")
