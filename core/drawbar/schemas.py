@@ -1,22 +1,36 @@
-"""Checks a document against a JSON Schema of drawbar's own.
+"""Checks a document against a JSON Schema, and says in words what does not fit.
 
-Most documents fit, which is found without `jsonschema`, as importing that takes a good part of what starting
-a small run does. For the others `drawbar.misfits` says with it what does not fit.
+A key that the schema does not list is a warning; everything else is an error.
 """
 
 from __future__ import annotations
 
+import difflib
 import json
-import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from drawbar.documents import Document
-from drawbar.errors import Problem
+from jsonschema import Draft202012Validator, ValidationError, validators
 
-_TYPES: Mapping[str, type] = {"object": dict, "array": list, "string": str, "boolean": bool}
+from drawbar.documents import Document, brief
+from drawbar.errors import Problem, Severity
+from drawbar.options import did_you_mean
+
+MOST_PROBLEMS = 100
+"""More errors, or warnings, than this about one document are not told."""
+
+_TYPES = {
+    "object": "a mapping (name: value)",
+    "array": "a list (- item)",
+    "string": "text",
+    "boolean": "true or false",
+    "integer": "a whole number",
+    "number": "a number",
+}
+_BOOLEANS = ("true", "false", "yes", "no", "on", "off")
 
 
 @cache
@@ -29,71 +43,85 @@ def schema(name: str) -> Mapping[str, Any]:
 
 def check(document: Document, schema: Mapping[str, Any]) -> list[Problem]:
     """Everything in the document that does not fit the schema, in the order of lines."""
-    if fits(document.value, schema):
-        return []
-    from drawbar.misfits import misfits
-
-    return misfits(document, schema)
-
-
-def fits(value: Any, schema: Mapping[str, Any]) -> bool:
-    """Whether plain JSON data fits a schema, as `jsonschema` would have it.
-
-    Raises `NotImplementedError` for a schema with keywords that those of drawbar do not use.
-    """
-    return _fits(value, schema, schema)
+    errors: dict[Problem, None] = {}
+    warnings: dict[Problem, None] = {}
+    for error in _Validator(schema).iter_errors(document.value):
+        for problem in _problems(error):
+            line = document.lines.get(problem.pointer or "")
+            kept = errors if problem.severity is Severity.ERROR else warnings
+            if len(kept) < MOST_PROBLEMS:
+                kept[replace(problem, file=document.path, line=line)] = None
+        if len(errors) == MOST_PROBLEMS:
+            break
+    return sorted([*errors, *warnings], key=lambda problem: problem.line or 0)
 
 
-def _fits(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any]) -> bool:
-    return all(_keeps(value, keyword, schema, root) for keyword in schema)
+def _unique(_validator: Any, unique: bool, instance: Any, _schema: Any) -> Iterator[ValidationError]:
+    """`uniqueItems` in linear time, telling which item is the repetition."""
+    seen = set()
+    for index, item in enumerate(instance if unique and isinstance(instance, list) else ()):
+        text = json.dumps(item, sort_keys=True)
+        if text in seen:
+            yield ValidationError("is listed twice", path=(index,), instance=item, validator="uniqueItems")
+        seen.add(text)
 
 
-def _keeps(value: Any, keyword: str, schema: Mapping[str, Any], root: Mapping[str, Any]) -> bool:
-    """Whether a value keeps to what one keyword of a schema rules."""
-    rule: Any = schema[keyword]
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    match keyword:
-        case "title" | "description" | "$schema" | "$id" | "$defs" | "then":
-            return True
-        case "type" if rule == "integer":
-            return number and (isinstance(value, int) or value.is_integer())
-        case "type":
-            return isinstance(value, _TYPES[rule])
-        case "const":
-            return bool(value == rule)
-        case "$ref":
-            return _fits(value, root["$defs"][rule.removeprefix("#/$defs/")], root)
-        case "anyOf":
-            return any(_fits(value, branch, root) for branch in rule)
-        case "if":
-            return not _fits(value, rule, root) or _fits(value, schema["then"], root)
-        case "minimum":
-            return not (number and value < rule)
-        case "pattern":
-            return not isinstance(value, str) or re.search(rule, value) is not None
-        case "minLength":
-            return not isinstance(value, str) or len(value) >= rule
-        case "minItems":
-            return not isinstance(value, list) or len(value) >= rule
-        case "maxItems":
-            return not isinstance(value, list) or len(value) <= rule
-        case "uniqueItems":
-            return not isinstance(value, list) or len({*map(_text, value)}) == len(value)
-        case "items":
-            return not isinstance(value, list) or all(_fits(each, rule, root) for each in value)
-        case "minProperties":
-            return not isinstance(value, dict) or len(value) >= rule
-        case "required":
-            return not isinstance(value, dict) or all(key in value for key in rule)
-        case "properties":
-            return not isinstance(value, dict) or all(
-                _fits(value[key], each, root) for key, each in rule.items() if key in value
-            )
+_Validator: Any = validators.extend(Draft202012Validator, {"uniqueItems": _unique})  # type: ignore[no-untyped-call]
+
+
+def _problems(error: ValidationError) -> Iterator[Problem]:
+    pointer = ".".join(str(part) for part in error.absolute_path)
+    value: Any = error.instance
+    expected: Any = error.validator_value
+    rules: Any = error.schema
+
+    def problem(message: str, hint: str | None = None, **changes: Any) -> Problem:
+        text = f"{pointer}: {message}" if pointer else message
+        return replace(Problem(message=text, pointer=pointer, hint=hint), **changes)
+
+    match error.validator:
         case "additionalProperties":
-            others = value.keys() - schema.get("properties", {}) if isinstance(value, dict) else ()
-            return not others or (rule is not False and all(_fits(value[key], rule, root) for key in others))
-    raise NotImplementedError(f"the keyword {keyword!r} in a schema of drawbar")
+            known = rules["properties"]
+            for key in [key for key in value if key not in known][:MOST_PROBLEMS]:
+                place = f"{pointer}.{key}" if pointer else key
+                hint = did_you_mean(key, known)
+                yield problem(f"unknown key {brief(key)}", hint, pointer=place, severity=Severity.WARNING)
+        case "required":
+            for key in expected:
+                if key not in value:
+                    others = [other for other in value if other not in rules.get("properties", ())]
+                    close = difflib.get_close_matches(key, others, n=1)
+                    yield problem(
+                        f"{key!r} is missing", f"{close[0]!r} may be a misspelling of it" if close else None
+                    )
+        case "anyOf":
+            keys = " or ".join(repr(key) for branch in expected for key in branch["required"])
+            yield problem(f"{keys} is missing")
+        case "type":
+            yield problem(*_wrong_type(value, expected))
+        case "pattern":
+            yield problem(f"{brief(value)} is not {rules['title']}")
+        case "minItems" | "minLength" | "minProperties":
+            yield problem("is empty", "give it a value, or remove the key")
+        case "maxItems":
+            yield problem(f"has {len(value)} entries, at most {expected} are allowed")
+        case "minimum":
+            yield problem(f"must be {expected} or more, not {brief(value)}")
+        case "uniqueItems":
+            yield problem(f"{brief(value)} is listed twice", "remove one of them")
+        case _:
+            yield problem(error.message[:200])
 
 
-def _text(value: Any) -> str:
-    return json.dumps(value, sort_keys=True)
+def _wrong_type(value: Any, expected: str) -> tuple[str, str | None]:
+    """The message and the hint for a value of another type than expected."""
+    hint = None
+    if value is None:
+        return f"is empty, but must be {_TYPES[expected]}", "give it a value, or remove the key"
+    if expected == "string" and not isinstance(value, dict | list):
+        hint = f'write it in quotes: "{json.dumps(value)}"'
+    elif expected == "array" and isinstance(value, str):
+        hint = f"write it as a list: [{brief(value)}]"
+    elif isinstance(value, str) and (value.isdigit() if expected == "integer" else value in _BOOLEANS):
+        hint = "write it without quotes"
+    return f"must be {_TYPES[expected]}, not {brief(value)}", hint

@@ -15,7 +15,7 @@ from drawbar.engine import Engine
 from drawbar.errors import PluginError, Severity, SpecError, UsageError
 from drawbar.options import Options, option
 from drawbar.parameters import parameters_from
-from drawbar.schemas import fits, schema
+from drawbar.schemas import schema
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
@@ -950,13 +950,6 @@ def test_a_mutated_document_is_an_analysis_or_a_clear_error(place, document, par
         return
     assert 0 < len(text) < 100_000
     assert not problems or problems[0].severity is Severity.ERROR
-
-
-@settings(deadline=None, max_examples=200)
-@given(document=documents())
-def test_a_document_fits_when_jsonschema_finds_nothing(document):
-    rules = schema("analysis-v1")
-    assert fits(document, rules) == Draft202012Validator(rules).is_valid(document)
 
 
 @settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import drawbar
 from drawbar.analysis import load_analysis
 from drawbar.backend import BackendFeature
 from drawbar.creation import create_run, unfinished
@@ -93,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--eval-timeout", type=float, default=60.0, help="seconds that one expression may take"
     )
-    parser.add_argument("--version", action=_Version, nargs=0, help="show the version of drawbar")
+    parser.add_argument("--version", action="version", version=_version())
     for flag in _IGNORED:
         parser.add_argument(flag, action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--tmpdir-prefix", help=argparse.SUPPRESS)
@@ -105,12 +104,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-class _Version(argparse.Action):
-    """Shows the version, which takes a while to find and is not needed else."""
+def _version() -> str:
+    from importlib.metadata import version
 
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        print(f"{parser.prog} {drawbar.__version__}")
-        parser.exit()
+    return f"drawbar-cwl-runner {version('drawbar')}"
 
 
 def _leftover(asked: argparse.Namespace, rest: list[str]) -> str | None:
