@@ -183,16 +183,6 @@ class Placer:
             )
 
 
-def known_hints(plugins: Plugins) -> set[str]:
-    """Every hint that some installed backend understands."""
-    return {BACKEND_HINT} | {
-        name
-        for backend in plugins.backends.values()
-        for info in backend.Hints.declared()
-        for name in (info.name, *info.aliases)
-    }
-
-
 def _understood(backend: Backend, hints: Mapping[str, Any]) -> dict[str, Any]:
     names = {name for info in backend.Hints.declared() for name in (info.name, *info.aliases)}
     return {name: value for name, value in hints.items() if name in names}

@@ -12,7 +12,7 @@ from drawbar.engine import StepInfo, WorkflowInfo
 from drawbar.errors import PluginError, SpecError, Unsupported
 from drawbar.model import Resources, WorkspaceNeed
 from drawbar.options import Options, option
-from drawbar.placement import Placer, check_places, floating_images, ignored_images, known_hints, places
+from drawbar.placement import Placer, check_places, floating_images, ignored_images, places
 from drawbar.plugins import Plugins
 from drawbar.settings import Containers, load_settings
 
@@ -187,11 +187,6 @@ def test_a_wrong_hint_is_refused_with_the_step(placer, hints):
     with pytest.raises(Unsupported) as caught:
         placer(backend="farm").place(step="fit", hints=hints)
     assert "fit" in str(caught.value)
-
-
-def test_every_hint_that_somebody_understands_is_known(placer):
-    known = {"compute_backend", "partition", "farm_partition", "minutes", "farm_time"}
-    assert known_hints(placer().plugins) == known
 
 
 # images
