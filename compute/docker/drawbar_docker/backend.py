@@ -283,12 +283,11 @@ class DockerBackend(Backend):
             self._timers.after(started + limit - time.time(), lambda: self._timeout(tag))
 
     def _stall(self, job: Job, error: Exception) -> None:
-        """It is not known how far a job got: it is looked at when the engine answers again."""
+        """It is not known how far a job got: it is looked at soon, or else when the engine answers again."""
         with self._lock:
             job.phase = Phase.STALLED
         self._events.trouble(str(error))
-        if isinstance(error, (OSError, EngineError)):  # else when it answers
-            self._timers.after(_AGAIN_S, lambda: self._later(self._harvesters, self._reconcile))
+        self._timers.after(_AGAIN_S, lambda: self._later(self._harvesters, self._reconcile))
 
     # Ending
 
