@@ -145,7 +145,10 @@ def test_a_private_image_takes_the_users_login_and_the_secret_is_nowhere(
     document = ANALYSIS.format(image=here.image("1")) + "inputs:\n  files: [wait]\n"
     (tmp_path / "analysis" / "reana.yaml").write_text(document)
     started = drawbar("run", "--backend", "docker", "--name", "private", "--detach", "--json")
-    (container,) = wait_for(lambda: engine.containers(containers.TAG))
+    # An engine lists what it is still making, before it can be looked at.
+    (container,) = wait_for(
+        lambda: [each for each in engine.containers(containers.TAG) if each["State"] == "running"]
+    )
     inspected = json.dumps(engine.inspect(container["Id"]))
     Path(json.loads(started.stdout)["workspace"], "wait").unlink()
     drawbar("wait", "private")
