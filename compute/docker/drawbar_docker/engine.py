@@ -26,6 +26,9 @@ REMEDY = (
 _CALL_S = 55.0
 _CONNECT_S = 10.0
 _FETCH_S = 900.0
+_CHANGING_S = 5.0
+"""How long a container may be in between two states."""
+_PAUSE_S = 0.1
 """How long an engine may say nothing while it fetches an image."""
 _CONNECTIONS = 32
 _NOT_RUNNING = re.compile("not running|container state improper")
@@ -179,12 +182,22 @@ class Engine:
                 raise
 
     def remove(self, container: str) -> None:
-        """Remove a container with its anonymous volumes, running or not; one that is gone is ignored."""
-        try:
-            self._call("DELETE", f"/containers/{container}", params={"force": "true", "v": "true"})
-        except EngineError as error:
-            if not error.not_found and error.status != 409:  # 409: its removal is under way
-                raise
+        """Remove a container with its anonymous volumes, running or not; one that is gone is ignored.
+
+        Engines refuse to remove what they are just starting, stopping or removing: that is tried again.
+        """
+        deadline = time.monotonic() + _CHANGING_S
+        while True:
+            try:
+                self._call("DELETE", f"/containers/{container}", params={"force": "true", "v": "true"})
+                return
+            except EngineError as error:
+                late = time.monotonic() > deadline
+                if error.not_found or (late and error.status == 409):  # 409: its removal is under way
+                    return
+                if late:
+                    raise
+            time.sleep(_PAUSE_S)
 
     def log(self, container: str) -> str:
         """The last lines that the container itself printed."""
