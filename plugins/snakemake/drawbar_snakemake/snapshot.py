@@ -23,14 +23,15 @@ def begin(workdir: Path) -> Path:
     """A new place for copies, in the directory that a workflow works in."""
     parent = workdir.absolute() / _PLACE
     parent.mkdir(parents=True, exist_ok=True)
-    place = Path(tempfile.mkdtemp(dir=parent))
-    shutil.copyfile(pipes.__file__, place / _STARTER)
-    return place
+    return Path(tempfile.mkdtemp(dir=parent))
 
 
 def starter(place: Path) -> Path:
     """What to run a nested Snakemake by: `python STARTER -m snakemake ...`."""
-    return place / _STARTER
+    program = place / _STARTER
+    if not program.exists():
+        shutil.copyfile(pipes.__file__, program)
+    return program
 
 
 def end() -> None:
