@@ -26,10 +26,10 @@ REMEDY = (
 _CALL_S = 55.0
 _CONNECT_S = 10.0
 _FETCH_S = 900.0
+"""How long an engine may say nothing while it fetches an image."""
 _CHANGING_S = 5.0
 """How long a container may be in between two states."""
 _PAUSE_S = 0.1
-"""How long an engine may say nothing while it fetches an image."""
 _CONNECTIONS = 32
 _NOT_RUNNING = re.compile("not running|container state improper")
 """What Podman says, with the status of a failure of its own, where Docker says 409."""
