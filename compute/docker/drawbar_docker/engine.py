@@ -362,12 +362,15 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 
 def _demultiplexed(data: bytes) -> bytes:
-    """The text in an attached stream: frames of a header of eight bytes, the last four the length."""
+    """The text in an attached stream: frames of a header of eight bytes, the last four the length.
+
+    What is in no frame is no text of the container's: Podman adds its own error there when it is removed.
+    """
     text = b""
     while len(data) >= 8 and data[0] in (0, 1, 2) and data[1:4] == b"\0\0\0":
         length = int.from_bytes(data[4:8], "big")
         text, data = text + data[8 : 8 + length], data[8 + length :]
-    return text + data
+    return text
 
 
 def _last_cause(error: BaseException) -> str:

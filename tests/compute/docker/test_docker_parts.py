@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from drawbar.backend import JobStatus
@@ -105,6 +106,25 @@ def test_the_facts_of_an_engine():
     assert Facts.of(info) == Facts(
         name="box", cpus=8, memory_mib=4096, rootless=True, remapped=True, labelled=True, gpus=True
     )
+
+
+def _frame(text):
+    return b"\2\0\0\0" + len(text).to_bytes(4, "big") + text
+
+
+@pytest.mark.parametrize(
+    ("chunks", "printed"),
+    [
+        ([], ""),
+        ([_frame(b"ERROR: ") + _frame(b"no")[:9], _frame(b"no")[9:] + _frame(b" file\n")], "ERROR: no file"),
+        ([_frame(b"begun\n"), b'{"cause":"no such container"}\n'], "begun"),
+        ([_frame(b"x" * 3000)] * 1000, "x" * (4096 - 2 * 8)),
+    ],
+)
+def test_what_a_container_printed(monkeypatch, chunks, printed):
+    answer = SimpleNamespace(iter_content=lambda chunk_size: iter(chunks), close=lambda: None)
+    monkeypatch.setattr(Engine, "_call", lambda *_, **__: answer)
+    assert Engine("unix:///absent").log("c") == printed
 
 
 def test_what_an_engine_is_asked_for(make_attempt):
