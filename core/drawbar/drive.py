@@ -349,7 +349,7 @@ class Drive:
             case ["notice", str(text)]:
                 self._note(text)
             case ["start_over"]:
-                dispatcher.history.discard({row.job for row in dispatcher.history})
+                dispatcher.history.discard()
                 dispatcher.effects.append(lambda: self._send(["accepted"]))
             case ["hello", about]:
                 self.facts["engine"] = {"name": about["engine"], "version": about["version"]}
@@ -368,9 +368,7 @@ class Drive:
             self._note(warning)
         self.placing.begin(info)
         if self.driver.from_step is not None:
-            steps = info.from_step(self.driver.from_step)
-            history = self.dispatcher.history
-            history.discard({row.job for row in history if row.step in steps})
+            self.dispatcher.history.discard(info.from_step(self.driver.from_step))
         self._keep_facts()
         self._send(["execute", self.order])
 

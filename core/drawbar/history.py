@@ -88,13 +88,13 @@ class History:
         rows = (row for row in self._attempts(name) if row.outcome != DISCARDED)
         return [result.reason for row in rows if (result := row.result) is not None and result.reason]
 
-    def discard(self, jobs: Collection[Name]) -> None:
-        """Results of these jobs do not count any more; they are repeated."""
-        rows = [row for name in jobs for row in self.open(name)]
-        ended = [row for row in rows if row.state.terminal and row.outcome != DISCARDED]
-        for row in ended:
-            row.outcome = DISCARDED
-        self._store.set_outcomes(ended)
+    def discard(self, steps: Collection[str] | None = None) -> None:
+        """Once that is durable, what ended of these steps, or of all, does not count and is repeated."""
+        for rows in self._open.values():
+            for row in rows:
+                if row.state.terminal and (steps is None or row.step in steps):
+                    row.outcome = DISCARDED
+        self._store.discard(self._run, steps)
 
     def outputs(self) -> set[str]:
         """The paths that accepted jobs wrote."""

@@ -54,7 +54,7 @@ REJECTED = "rejected"
 DISCARDED = "discarded"
 """What became of an ended attempt: the engine took its outputs, refused them, or they no longer count."""
 
-
+_ENDS = ", ".join(f"'{state}'" for state in JobState if state.terminal)
 _TRANSIENT = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_IOERR})
 
 
@@ -310,6 +310,14 @@ class Store:
             ],
         )
 
+    def discard(self, run: str, steps: Iterable[str] | None) -> None:
+        """What became of the ended attempts of these steps, or of all, does not count any more."""
+        change = f"UPDATE attempt SET outcome = '{DISCARDED}' WHERE run = ? AND state IN ({_ENDS})"  # noqa: S608
+        if steps is None:
+            self._write(change, [(run,)])
+        else:
+            self._write(f"{change} AND step = ?", [(run, step) for step in steps])
+
     def add_consumed(self, run: str, paths: Iterable[str]) -> None:
         """Outputs that the engine deleted on purpose."""
         self._write("INSERT OR IGNORE INTO consumed VALUES (?, ?)", [(run, path) for path in paths])
@@ -351,8 +359,7 @@ class Store:
 
     def unended(self, run: str) -> list[AttemptRow]:
         """The attempts of a run of which no end is recorded, in order of creation."""
-        ends = ", ".join(f"'{state}'" for state in JobState if state.terminal)
-        return list(self._attempts(f"WHERE run = ? AND state NOT IN ({ends}) ORDER BY created, rowid", run))
+        return list(self._attempts(f"WHERE run = ? AND state NOT IN ({_ENDS}) ORDER BY created, rowid", run))
 
     def latest(self, run: str) -> Iterator[AttemptRow]:
         """The last attempt of each job, in the order in which the jobs were first asked for."""
