@@ -430,6 +430,7 @@ class DockerBackend(Backend):
         with self._lock:
             jobs = {tag: (job, job.phase) for tag, job in self._jobs.items()}
         found = containers.by_tag(self._engine)
+        self._events.trouble("")  # what was not done because of it is done again from here
         for tag, (job, phase) in jobs.items():
             container = found.get(tag)
             ended = container is None or container["State"] not in results.ALIVE

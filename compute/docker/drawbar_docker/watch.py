@@ -26,7 +26,7 @@ class Watcher:
 
     Whenever a stream of events begins, `reconcile` is called, with the time that the engine was gone
     for, if it was; what both raise as `BackendError` ends the stream. `trouble` is told that the
-    engine is gone, and, with an empty text, that it is back.
+    engine is gone; that it is back, `reconcile` finds.
     """
 
     def __init__(
@@ -61,8 +61,6 @@ class Watcher:
             try:
                 stream = self._open(heard)
                 self._reconcile((gone - _OVERLAP_S, time.time()) if gone else None)
-                if gone:
-                    self._trouble("")
                 gone, pause = 0.0, _PAUSE_S
                 for event in stream:
                     self._hear(event)

@@ -208,7 +208,8 @@ class Driver:
         status = self.watch.end(attempt, self.patience_s)
         if status is None or status.result is None:
             told = ", ".join(str(each.state) for each in self.watch.of(attempt)) or "nothing"
-            trouble = f"; trouble: {'; '.join(self.watch.troubles)}" if self.watch.troubles else ""
+            troubles = "; ".join(filter(None, self.watch.troubles))
+            trouble = f"; trouble: {troubles}" if troubles else ""
             broken(
                 "every accepted job ends, and its end comes as an event",
                 f"{attempt.spec.argv} did not end in {self.patience_s} s; told so far: {told}{trouble}",
