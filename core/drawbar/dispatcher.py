@@ -128,11 +128,7 @@ class Dispatcher:
 
     def lookup(self, names: Sequence[tuple[str, int, str]]) -> None:
         """Answer a lookup, and whether a miss must ask to `clear` before anything is prepared for it."""
-        answers = []
-        for identity, try_number, key in names:
-            row = self.history.last((identity, try_number))
-            alive = row is not None and row.tag in self._active
-            answers.append(self.history.answer((identity, try_number), key, alive))
+        answers = [self.history.answer((job, number), key, self._active) for job, number, key in names]
         self._tell(["found", answers, bool(self._left)])
 
     def clear(self, jobs: Sequence[Wanted]) -> None:
@@ -347,8 +343,8 @@ class Dispatcher:
 
     def _new(self, spec: JobSpec, spec_json: str, key: str, document: str, why: str) -> AttemptRow:
         name = (spec.identity, spec.try_number)
-        last = self.history.last(name)
-        number = last.number + 1 if last is not None else 1
+        before = self.history.open(name)
+        number = before[-1].number + 1 if before else 1
         record = f"{self._attempts}/{directory_name(spec.identity)}.{spec.try_number}-{number}"
         row = AttemptRow(
             tag=tag_of(self.run, self._created, spec.identity, spec.try_number, key, number),
@@ -367,7 +363,7 @@ class Dispatcher:
             message=why,
             created=time.time(),
         )
-        self.history.add(row)
+        before.append(row)
         self._specs[row.tag] = spec
         self._wanted.add(name)
         return row

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,14 +50,10 @@ class History:
         self._open: dict[Name, list[AttemptRow]] = {}
 
     def open(self, name: Name) -> list[AttemptRow]:
-        """Every attempt of a job, which stay in memory from now on: somebody is about to change them."""
+        """Every attempt of a job, in memory from now on: somebody is about to change them, or to add one."""
         if name not in self._open:
             self._open[name] = self._store.attempts_of(self._run, *name)
         return self._open[name]
-
-    def add(self, row: AttemptRow) -> None:
-        """A new attempt."""
-        self.open(row.job).append(row)
 
     def close(self, name: Name) -> None:
         """What is known of a job is durable, and nobody is about to change it."""
@@ -111,14 +107,14 @@ class History:
                 quiet = max(result.finished, quiet or 0.0)
         return quiet
 
-    def answer(self, name: Name, key: str, alive: bool) -> Mapping[str, Any]:
-        """What a lookup is answered (`drawbar.jobclient`); `alive` when the latest attempt is."""
+    def answer(self, name: Name, key: str, alive: Container[str]) -> Mapping[str, Any]:
+        """What a lookup is answered (`drawbar.jobclient`); `alive` are the tags of attempts that are."""
         row = self.last(name)
         if row is None:
             return {"found": Lookup.MISS, "why": NEW, **self._elsewhere(key)}
         if row.key != key:
             return {"found": Lookup.MISS, "document": json.loads(row.document), **self._elsewhere(key)}
-        if alive:
+        if row.tag in alive:
             return {"found": Lookup.RUNNING}
         if row.outcome == DISCARDED:
             return {"found": Lookup.MISS, "why": "it is to be repeated"}

@@ -289,11 +289,11 @@ class Store:
         """Write state, native state and id, message, batch, time of submission and result of attempts."""
         self._write(
             "UPDATE attempt SET state = ?, native_state = ?, native_id = ?, message = ?, batch = ?, "
-            "submitted = ?, result = ?, spec = ? WHERE tag = ?",
+            "submitted = ?, result = ? WHERE tag = ?",
             [
                 (
                     *(row.state, row.native_state, row.native_id, row.message, row.batch),
-                    *(row.submitted, row.result_json, row.spec_json, row.tag),
+                    *(row.submitted, row.result_json, row.tag),
                 )
                 for row in rows
             ],
