@@ -2,7 +2,7 @@
 
 All of it happens on the driver's one thread, in rounds: `Dispatcher` methods change memory and write
 to the store, and what must not happen before that is durable (a submit, a message) is put into
-`effects`; the driver commits once per round and then carries the effects out. So an intent is always
+`effects`; the driver commits and then carries the effects out, in the same round. So an intent is always
 durable before its submit, and a result before anybody hears of it.
 
 An attempt: queued ─▶ submitted (the intent) ─▶ running ─▶ ended ─▶ accepted | rejected. One that may
@@ -89,6 +89,7 @@ class Dispatcher:
         """Live attempts that their backend was asked to stop."""
         self._late: dict[str, str] = {}
         """What to say of those that were stopped because they waited too long."""
+        self._settling: list[AttemptRow] = []
         self._cancel_again = 0.0
         self._cache = cache
 
@@ -201,6 +202,7 @@ class Dispatcher:
         self._store.set_outcomes([row])
         if self._cache is not None and spec.reusable:
             self._cache.put(row)
+            self.effects.append(self._cache.flush)
         self._settled(row)
         return spec
 
@@ -258,10 +260,8 @@ class Dispatcher:
             if place.ended:
                 ended, place.ended = place.ended, []
                 self.effects.append(partial(place.forget, [self._attempt(row) for row in ended]))
-            self.effects.append(partial(place.look, self._lost))
+            place.look(self._lost)
             place.overdue()
-        if self._cache is not None:
-            self.effects.append(self._cache.flush)
         if self._stopping and now >= self._cancel_again:
             self._cancel(list(self._stopping.values()))
 
@@ -438,12 +438,15 @@ class Dispatcher:
 
     def _settled(self, row: AttemptRow) -> None:
         """Nothing more is expected of an attempt: once that is durable, it leaves memory."""
-        self.effects.append(partial(self._forget, row))
+        self._settling.append(row)
 
-    def _forget(self, row: AttemptRow) -> None:
-        self._specs.pop(row.tag, None)
-        if row.job not in self._wanted and row.job not in self._repeats:
-            self.history.close(row.job)
+    def committed(self) -> None:
+        """All that was written is durable: what can be read from the store leaves memory."""
+        for row in self._settling:
+            self._specs.pop(row.tag, None)
+            if row.job not in self._wanted and row.job not in self._repeats:
+                self.history.close(row.job)
+        self._settling.clear()
 
     def _tell(self, message: Message) -> None:
         self.effects.append(lambda: self._send(message))

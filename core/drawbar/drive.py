@@ -199,6 +199,7 @@ class Drive:
         else:
             self.unwritten = False
             self.commit_at = None
+            self.dispatcher.committed()
         return not self.unwritten
 
     def _pause(self, why: str) -> None:

@@ -116,6 +116,7 @@ class Rig:
             self.posted.popleft()()
         self.dispatcher.dispatch()
         self.store.commit()
+        self.dispatcher.committed()
         effects, self.dispatcher.effects = self.dispatcher.effects, []
         for effect in effects:
             effect()
@@ -832,6 +833,22 @@ def test_jobs_that_ended_are_kept_in_the_store_and_not_in_memory(rigs):
     assert kept() <= 200
     rig.round()
     assert rig.look(job("2/7")) == ["miss"]
+
+
+def test_what_nobody_acts_on_may_wait_for_a_commit_that_somebody_needs(rigs):
+    rig = rigs()
+    (tag,) = rig.start(job())
+    rig.dispatcher.status([JobStatus(tag=tag, state=JobState.RUNNING)])
+    rig.dispatcher.dispatch()
+    assert rig.store.pending
+    assert rig.dispatcher.effects == []
+    rig.dispatcher.status([JobStatus(tag=tag, state=JobState.FINISHED, result=OK)])
+    assert rig.dispatcher.effects != []
+    rig.result()
+    rig.dispatcher.accept(("a", 1), [], [], None)
+    rig.dispatcher.dispatch()
+    assert rig.store.pending
+    assert rig.dispatcher.effects == []
 
 
 def test_what_left_memory_is_read_again_and_its_attempts_go_on_being_counted(rigs):
