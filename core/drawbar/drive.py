@@ -115,9 +115,7 @@ class Drive:
         self.store.commit()
         self._check_from_step()
         self.dispatcher.recover()
-        self.driver.changes = synchronise(
-            self.directory, self.spec, analysis, self.store, self.dispatcher.history.outputs()
-        )
+        self.driver.changes = synchronise(self.directory, self.spec, analysis, self.store)
         for sentence in self.driver.changes.sentences():
             self._note(sentence)
         self._cancel_request(clear=True)
@@ -273,7 +271,7 @@ class Drive:
             "workspace": self.spec.workspace,
             "origins": None if self.spec.in_place else {name: str(path) for name, path in origins.items()},
             "consumed": sorted(self.store.consumed(self.spec.id)),
-            "quiet_since": self.dispatcher.history.quiet_since(),
+            "quiet_since": self.store.quiet_since(self.spec.id),
         }
         self.engine.send([["inspect", self.order]])
 

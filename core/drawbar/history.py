@@ -10,7 +10,7 @@ from typing import Any
 from drawbar.cache import Cache
 from drawbar.engine import Lookup
 from drawbar.model import JobState, Reason
-from drawbar.store import ACCEPTED, DISCARDED, AttemptRow, Store
+from drawbar.store import DISCARDED, AttemptRow, Store
 
 NEW = "it has not run before"
 """Why a job is run that the run does not know yet."""
@@ -92,21 +92,6 @@ class History:
                     row.outcome = DISCARDED
         self._store.discard(self._run, steps)
 
-    def outputs(self) -> set[str]:
-        """The paths that accepted jobs wrote."""
-        return {record.path for row in self if row.outcome == ACCEPTED for record in row.records}
-
-    def quiet_since(self) -> float | None:
-        """When the last attempt was over, in seconds since the epoch; None while one may be alive."""
-        quiet = None
-        for row in self:
-            result = row.result
-            if result is None:
-                return None
-            if result.finished:
-                quiet = max(result.finished, quiet or 0.0)
-        return quiet
-
     def answer(self, name: Name, key: str, alive: Container[str]) -> Mapping[str, Any]:
         """What a lookup is answered (`drawbar.jobclient`); `alive` are the tags of attempts that are."""
         row = self.last(name)
@@ -136,9 +121,6 @@ class History:
 
 def _left(row: AttemptRow) -> Mapping[str, Any]:
     """What an attempt left: its result, and what the engine recorded of it."""
-    return {
-        "result": json.loads(row.result_json or "null"),
-        "value": json.loads(row.value or "null"),
-        "outputs": json.loads(row.outputs or "[]"),
-        "deleted": json.loads(row.deleted or "[]"),
-    }
+    texts = (row.result_json or "null", row.value or "null", row.outputs or "[]", row.deleted or "[]")
+    result, value, outputs, deleted = json.loads(f"[{','.join(texts)}]")
+    return {"result": result, "value": value, "outputs": outputs, "deleted": deleted}

@@ -54,7 +54,8 @@ def write(directory: RunDirectory, spec: RunSpec, analysis: Analysis, store: Sto
 
 def job(row: AttemptRow) -> dict[str, Any]:
     """An attempt as `--json` and the manifest show it."""
-    result: dict[str, Any] = json.loads(row.result_json or "{}")
+    texts = (row.result_json or "{}", row.spec_json, row.document)
+    result, spec, document = json.loads(f"[{','.join(texts)}]")
     return {
         "name": row.name,
         "step": row.step,
@@ -73,8 +74,8 @@ def job(row: AttemptRow) -> dict[str, Any]:
         "cpu_s": result.get("cpu_s"),
         "peak_memory_mib": result.get("peak_memory_mib"),
         "host": result.get("host"),
-        "image": json.loads(row.spec_json).get("image"),
-        "image_digest": result.get("image_digest") or json.loads(row.document).get("image_digest"),
+        "image": spec.get("image"),
+        "image_digest": result.get("image_digest") or document.get("image_digest"),
         "stdout": result.get("stdout"),
         "stderr": result.get("stderr"),
     }

@@ -24,7 +24,7 @@ def check_idle(directory: RunDirectory) -> None:
     lease = directory.lease()
     if held(lease):
         raise UsageError(f"{directory.id} is driven by {lease}; `drawbar cancel {directory.id}` first")
-    alive = sum(not row.state.terminal for row in report.attempts(directory))
+    alive = report.unended(directory)
     if alive:
         raise UsageError(
             f"{directory.id} is interrupted, and {alive} of its jobs may be alive; "

@@ -74,6 +74,14 @@ def attempts(directory: RunDirectory) -> list[AttemptRow]:
     return list(latest.values())
 
 
+def unended(directory: RunDirectory) -> int:
+    """How many attempts of a run may be alive."""
+    if not directory.store.exists():
+        return 0
+    with Store(directory.store, read_only=True) as store:
+        return len(store.unended(directory.id))
+
+
 def job(row: AttemptRow) -> dict[str, Any]:
     """A job as `--json` shows it. Times are seconds since the epoch; what is not known is null."""
     document = {**manifest.job(row), "cached": row.origin is not None, "waiting": waiting(row)}

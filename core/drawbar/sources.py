@@ -34,13 +34,11 @@ class Changes:
         ]
 
 
-def synchronise(
-    directory: RunDirectory, spec: RunSpec, analysis: Analysis, store: Store, outputs: set[str]
-) -> Changes:
+def synchronise(directory: RunDirectory, spec: RunSpec, analysis: Analysis, store: Store) -> Changes:
     """Bring the run's copy of the analysis, and its workspace, up to date with the source.
 
-    `outputs` are paths that accepted jobs wrote; they are never copied over. Part of the store's next
-    commit; repeating it after a kill does the rest.
+    What accepted jobs wrote is never copied over. Part of the store's next commit; repeating it after
+    a kill does the rest.
     """
     digests = Digests(directory.engine / "digests")
     workspace = Path(spec.workspace)
@@ -51,6 +49,7 @@ def synchronise(
     edited = [path for path, value in now.items() if known.get(path, value) != value]
     added = [path for path in now if known and path not in known]
     removed = [path for path in known if path not in now]
+    outputs = store.outputs(spec.id) if edited or added else set()
     kept = []
     for path in (*edited, *added):
         if path in outputs:

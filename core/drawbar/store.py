@@ -21,7 +21,7 @@ from typing import Any, Self
 from drawbar.codec import decode
 from drawbar.errors import LeaseError, StoreError
 from drawbar.lease import Lease
-from drawbar.model import FileRecord, JobResult, JobSpec, JobState, RunState
+from drawbar.model import JobResult, JobSpec, JobState, RunState
 
 SCHEMA_VERSION = 1
 
@@ -103,11 +103,6 @@ class AttemptRow:
     def result(self) -> JobResult | None:
         """What came of it; None while it has not ended."""
         return decode(JobResult, json.loads(self.result_json)) if self.result_json else None
-
-    @property
-    def records(self) -> list[FileRecord]:
-        """Its outputs as accepted."""
-        return [decode(FileRecord, each) for each in json.loads(self.outputs or "[]")]
 
 
 _COLUMNS = (
@@ -368,6 +363,24 @@ class Store:
         first = f"SELECT min(one.rowid) FROM attempt AS one WHERE {same}"  # noqa: S608
         return self._attempts(f"WHERE run = ? AND NOT EXISTS ({later}) ORDER BY ({first})", run)
 
+    def quiet_since(self, run: str) -> float | None:
+        """When the last attempt was over, in seconds since the epoch; None while one may be alive."""
+        with self._naming("read"):
+            alive, last = self._db.execute(
+                "SELECT count(*) - count(result), max(json_extract(result, '$.finished')) FROM attempt "
+                "WHERE run = ?",
+                (run,),
+            ).fetchone()
+        return None if alive else last
+
+    def outputs(self, run: str) -> set[str]:
+        """The paths that accepted jobs wrote."""
+        with self._naming("read"):
+            rows = self._db.execute(
+                "SELECT outputs FROM attempt WHERE run = ? AND outcome = ?", (run, ACCEPTED)
+            )
+            return {record["path"] for (outputs,) in rows for record in json.loads(outputs or "[]")}
+
     def backends(self, run: str) -> list[str]:
         """Where the jobs of a run were."""
         with self._naming("read"):
@@ -451,7 +464,7 @@ def on_network(path: Path) -> bool:
 
 
 def _row(columns: Sequence[Any]) -> AttemptRow:
-    row = AttemptRow(*map(_read, columns))
+    row = AttemptRow(*(map(_read, columns) if bytes in map(type, columns) else columns))
     row.state = JobState(row.state)
     return row
 

@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 from drawbar import sources
 from drawbar.analysis import load_analysis
+from drawbar.codec import dumps
 from drawbar.creation import create_run
 from drawbar.home import Home
+from drawbar.model import FileRecord, JobState
 from drawbar.plugins import load_plugins
 from drawbar.settings import load_settings
 from drawbar.sources import synchronise
-from drawbar.store import Store
+from drawbar.store import ACCEPTED, AttemptRow, Store
 
 ANALYSIS = """
 inputs:
@@ -50,14 +52,25 @@ class Run:
     def analysis(self):
         return load_analysis(self.source, engines=self.engines)
 
-    def synchronise(self, outputs=(), commit=True):
-        spec = self.directory.spec()
-        changes = synchronise(self.directory, spec, self.analysis(), self.store, set(outputs))
+    def synchronise(self, commit=True):
+        changes = synchronise(self.directory, self.directory.spec(), self.analysis(), self.store)
         if commit:
             self.store.commit()
         else:
             self.store._gathered.clear()
         return changes
+
+    def accept(self, path: str) -> None:
+        """A job has written a file."""
+        texts = dict.fromkeys(("tag", "identity", "step", "name", "key", "record", "backend"), "job")
+        numbers = {"try_number": 1, "number": 1, "created": 1.0}
+        row = AttemptRow(
+            **texts, **numbers, run=self.directory.id, document="{}", spec_json="{}", state=JobState.FINISHED
+        )
+        row.outcome = ACCEPTED
+        row.outputs = dumps([FileRecord(path=path, size=1, mtime_ns=1, sha256="s")])
+        self.store.add_attempts([row])
+        self.store.commit()
 
     def copies(self, name: str):
         places = (self.directory.definition / name, self.workspace / name)
@@ -115,7 +128,8 @@ def test_what_a_job_wrote_is_never_copied_over(run):
     run.synchronise()
     (run.workspace / "data.txt").write_text("from a job")
     (run.source / "data.txt").write_text("other")
-    changes = run.synchronise(outputs=["data.txt"])
+    run.accept("data.txt")
+    changes = run.synchronise()
     assert changes.kept == ("data.txt",)
     assert "keeps what a job wrote there: data.txt" in changes.sentences()[1]
     assert run.copies("data.txt") == ("other", "from a job")

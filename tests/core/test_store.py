@@ -89,7 +89,7 @@ def test_what_was_written_is_read_back(store, path):
         found = reader.attempt("a")
         assert found == row
         assert found.result == JobResult(exit_code=3, reason=Reason.EXIT_CODE)
-        assert found.records == [FileRecord(path="x", size=1, mtime_ns=2, sha256="s")]
+        assert found.outputs == row.outputs
         assert reader.attempt("b") is None
         assert reader.consumed("r") == {"x", "y"}
         assert reader.sources("r") == {"b": "2"}
@@ -113,6 +113,24 @@ def test_what_cannot_be_stored_is_refused_where_it_is_written(store, path, value
     store.add_attempts([attempt("a")])
     store.commit()
     assert tags(path) == ["a"]
+
+
+def test_a_run_is_quiet_since_its_last_end_and_knows_what_its_jobs_wrote(store):
+    assert (store.quiet_since("r"), store.outputs("r")) == (None, set())
+    names = ["x", "\udcff", 'a "quoted" one', "\ud800"]
+    for number, name in enumerate(names):
+        row = attempt(f"{number}", run="r")
+        row.result_json = dumps(JobResult(exit_code=0, finished=10.5 + number, message=name))
+        row.outcome = ACCEPTED if number else None
+        row.outputs = dumps([FileRecord(path=name, size=1, mtime_ns=2, sha256="s")])
+        store.add_attempts([row])
+    store.add_attempts([attempt("cancelled", result_json=dumps(JobResult(reason=Reason.CANCELLED)))])
+    store.commit()
+    assert store.quiet_since("r") == 13.5
+    assert store.outputs("r") == set(names[1:])
+    store.add_attempts([attempt("alive"), attempt("elsewhere", run="other")])
+    store.commit()
+    assert store.quiet_since("r") is None
 
 
 def test_attempts_come_in_the_order_of_their_creation(store, path):
