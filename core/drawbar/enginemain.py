@@ -21,13 +21,14 @@ import sys
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from drawbar.channel import Channel
 from drawbar.codec import encode
 from drawbar.engine import Engine, Source, StepFailed
 from drawbar.errors import DrawbarError, InfrastructureError, SpecError
 from drawbar.home import RunDirectory
-from drawbar.jobclient import Channel, Client, Restart
+from drawbar.jobclient import Client, Restart
 from drawbar.lease import Lease
 from drawbar.plugins import load_plugins
 
@@ -147,7 +148,7 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _end_all() -> None:
+def _end_all() -> NoReturn:
     """End this process and all of its group; the engine's library may have started others."""
     if os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGKILL)

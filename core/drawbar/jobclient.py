@@ -10,18 +10,15 @@ import hashlib
 import json
 import os
 import shutil
-import socket
 import stat
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from queue import SimpleQueue
-from threading import Thread
 from types import MappingProxyType
 from typing import Any, TextIO
 
+from drawbar.channel import Channel
 from drawbar.codec import decode, dumps, encode
 from drawbar.copying import copy_tree, make_directories
 from drawbar.copying import inside as within
@@ -34,75 +31,15 @@ from drawbar.identity import canonical_json, difference, digest, directory_name,
 from drawbar.model import FileRecord, JobResult, JobSpec, Reason, Resources, WorkspaceNeed
 from drawbar.paths import inside
 from drawbar.tracker import StartOver, WorkspaceTracker
-from drawbar.wire import Buffer, Message, pack, receive
 
 Name = tuple[str, int]
 
 _IN_JOBS = "//jobs/"
 """Marks the path of a record as relative to the run's directory of jobs, not to its workspace."""
-_BATCH = 200
-"""Messages that are held back at most before they are sent together."""
 
 
 class Restart(BaseException):
     """The engine has to be started from the top, with nothing remembered."""
-
-
-class Channel:
-    """The connection to the driver. At its end this process has no reason to live, and `on_end` is called."""
-
-    def __init__(self, connection: socket.socket, on_end: Callable[[], None]) -> None:
-        self._connection = connection
-        self._on_end = on_end
-        self._incoming: SimpleQueue[Message] = SimpleQueue()
-        self._aside: deque[Message] = deque()
-        self._outgoing: list[Message] = []
-        Thread(target=self._read, name="drawbar-wire", daemon=True).start()
-
-    def send(self, *message: Any, now: bool = False) -> None:
-        """Say something, with the next frame or at once."""
-        self._outgoing.append(list(message))
-        if now or len(self._outgoing) >= _BATCH:
-            self.flush()
-
-    def flush(self) -> None:
-        """Send what was held back."""
-        if self._outgoing:
-            messages, self._outgoing = self._outgoing, []
-            try:
-                self._connection.sendall(pack(messages))
-            except OSError:
-                self._on_end()
-
-    def next(self) -> Message:
-        """The next message of the driver, waiting for it."""
-        if self._aside:
-            return self._aside.popleft()
-        self.flush()
-        return self._incoming.get()
-
-    def put(self, *message: Any) -> None:
-        """Have `next` return a message that is from this process itself. For any thread."""
-        self._incoming.put(list(message))
-
-    def ask(self, *message: Any, answers: Sequence[str]) -> Message:
-        """Say something and wait for one of these kinds of message; others are kept for `next`."""
-        self.send(*message, now=True)
-        while True:
-            answer = self._incoming.get()
-            if answer[0] in answers:
-                return answer
-            self._aside.append(answer)
-
-    def _read(self) -> None:
-        buffer = Buffer()
-        while True:
-            messages = receive(self._connection, buffer)
-            if messages is None:
-                self._on_end()
-                return
-            for message in messages:
-                self._incoming.put(message)
 
 
 class Client:

@@ -41,7 +41,7 @@ POINTS = {
         "os:": FILES,
     },
     "engine": {
-        "drawbar.jobclient:Channel": ("flush",),
+        "drawbar.channel:Channel": ("flush",),
         "drawbar.jobclient:Client": ("submit", "accept", "finish"),
         "drawbar.tracker:WorkspaceTracker": ("begin", "settle", "changes", "accept", "hit", "failed"),
         "drawbar.journal:Journal": ("append",),
