@@ -40,12 +40,9 @@ def encode(value: Any) -> Any:
     if kind is tuple or kind is list:
         return [item if item.__class__ in _PLAIN else encode(item) for item in value]
     if dataclasses.is_dataclass(value):
-        made = {}
-        for name, default in _defaults(kind):
-            item = getattr(value, name)
-            if item is not default and item != default:
-                made[name] = item if item.__class__ in _PLAIN else encode(item)
-        return made
+        return {
+            name: item if item.__class__ in _PLAIN else encode(item) for name, item in _decided(value).items()
+        }
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, Mapping):
@@ -56,8 +53,8 @@ def encode(value: Any) -> Any:
 
 
 def dumps(value: Any) -> str:
-    """A dataclass or JSON value as compact JSON text."""
-    return json.dumps(encode(value), separators=(",", ":"))
+    """The text of `encode`, compact. What is JSON already is not gone through in Python first."""
+    return _ENCODER.encode(value)
 
 
 def decode(cls: type[T], data: Any) -> T:
@@ -81,6 +78,30 @@ def decode(cls: type[T], data: Any) -> T:
         return cls(**values)
     except (TypeError, ValueError) as error:
         raise CodecError(f"{cls.__name__}: {error}") from error
+
+
+def _decided(value: Any) -> dict[str, Any]:
+    """The fields of a dataclass that do not hold their default, as they are."""
+    made = {}
+    for name, default in _defaults(value.__class__):
+        item = getattr(value, name)
+        if item is not default and item != default:
+            made[name] = item
+    return made
+
+
+def _shallow(value: Any) -> Any:
+    """The JSON form of what the standard library cannot write; what is inside may be more of it."""
+    if dataclasses.is_dataclass(value):
+        return _decided(value)
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"no JSON: {type(value).__name__}")
+
+
+_ENCODER = json.JSONEncoder(separators=(",", ":"), default=_shallow)
 
 
 @cache

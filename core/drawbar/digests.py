@@ -79,7 +79,7 @@ class Digests:
     def content(self, path: _Path) -> str:
         """The digest of a file or directory, whichever it is."""
         status = _stat(path)
-        return self.tree(path) if stat.S_ISDIR(status.st_mode) else self.file(path, status)
+        return self._tree(path)[0] if stat.S_ISDIR(status.st_mode) else self.file(path, status)
 
     def record(self, path: _Path, root: _Path) -> FileRecord:
         """The record of the file or directory `path` as it is now, by its path relative to `root`.

@@ -10,7 +10,6 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from drawbar.model import JobSpec
@@ -33,18 +32,18 @@ def canonical_json(value: Any) -> bytes:
 
 
 def key_document(
-    spec: JobSpec, digest_of: Callable[[Path], str], image_digest: str | None = None
+    spec: JobSpec, digest_of: Callable[[str], str], image_digest: str | None = None
 ) -> dict[str, Any]:
     """Everything that the job's result depends on, for the key and for explaining a change of it.
 
     `digest_of` gives the digest of an input's content; `image_digest` is that of the image, where known.
     """
-    inputs = sorted([each.name, digest_of(Path(each.path))] for each in spec.inputs)
+    inputs = sorted([each.name, digest_of(each.path)] for each in spec.inputs)
     document = {"canonical": spec.canonical, "inputs": inputs, "image": spec.image}
     return document if image_digest is None else {**document, "image_digest": image_digest}
 
 
-def key_of(spec: JobSpec, digest_of: Callable[[Path], str]) -> str:
+def key_of(spec: JobSpec, digest_of: Callable[[str], str]) -> str:
     """The job's key: equal keys promise equal results. 64 hexadecimal digits."""
     return digest(key_document(spec, digest_of))
 

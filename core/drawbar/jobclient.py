@@ -225,7 +225,7 @@ class Client:
             self._forget(name)
             return
         paths = spec.outputs if outputs is None else outputs
-        answer["outputs"] = [encode(self._record(Path(path))) for path in paths]
+        answer["outputs"] = [encode(self._record(os.fspath(path))) for path in paths]
         self._channel.send("accept", *name, answer)
         self._forget(name)
 
@@ -332,9 +332,9 @@ class Client:
                 return f"its output {record.path} is no longer as it was left"
         return None
 
-    def _record(self, path: Path) -> FileRecord:
+    def _record(self, path: str) -> FileRecord:
         """The record of an output: relative to the workspace, or to the directory of jobs with a mark."""
-        if within(str(path), str(self._jobs)):
+        if within(path, str(self._jobs)):
             record = self._digests.record(path, self._jobs)
             return replace(record, path=_IN_JOBS + record.path)
         return self._digests.record(path, self.workspace)
@@ -378,7 +378,10 @@ class Client:
             prepares(spec)
 
     def _check_inside(self, spec: JobSpec, path: str) -> None:
-        parent = os.path.realpath(os.path.dirname(path))  # noqa: PTH120 (once for every output)
+        parent = os.path.dirname(path)  # noqa: PTH120 (once for every output)
+        if parent in self._roots:
+            return  # links are made inside the roots, and no root is made one
+        parent = os.path.realpath(parent)
         if not any(within(parent, root) for root in self._roots):
             raise Unsupported(Problem(message=f"its output {path} is outside the workspace", step=spec.step))
 

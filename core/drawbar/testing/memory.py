@@ -307,8 +307,9 @@ class MemoryJobs:
     def _document(self, spec: JobSpec) -> dict[str, Any]:
         return key_document(spec, self._input_digest)
 
-    def _input_digest(self, path: Path) -> str:
+    def _input_digest(self, name: str) -> str:
         """An input's digest as it was before jobs of this run changed it in place."""
+        path = Path(name)
         now = content_digest(path)
         return self.memory.originals.get(path, now) if self.memory.files.get(path) == now else now
 
