@@ -1,7 +1,7 @@
 """Makes jobs of yadage's nodes: what is executed, in which environment, and what its result depends on."""
 
 # Paths of a specification are texts, and stay so.
-# ruff: noqa: PTH112, PTH118, PTH206
+# ruff: noqa: PTH103, PTH112, PTH118, PTH206
 from __future__ import annotations
 
 import os
@@ -61,8 +61,8 @@ class JobMaker:
         self._own = re.compile(rf"(?:{names})(?:_\d+)?|{_METADATA}") if names else re.compile(_METADATA)
         self._placements: dict[int, Placement] = {}
         self._actions: dict[str, Action] = {}
-        self._written: set[str] = set()
-        """Directories that steps write."""
+        self._written: dict[str, str] = {}
+        """Directories that steps write, with their paths relative to the workspace."""
         self._embedded = re.compile(rf"(?<![\w./~-]){re.escape(self._workspace)}(?![\w.-])")
 
     def hidden(self, path: str) -> bool:
@@ -82,12 +82,11 @@ class JobMaker:
         if action.files and not placement.container:
             message = f"its par_mounts want {action.files[0][0]}, which takes a container"
             raise Unsupported(Problem(message=message, step=stage, hint="choose a backend that has them"))
-        self._check_directory(stage, state)
-        self._written.add(state.workdir)
+        self._check_directory(stage, name)
+        self._written[state.workdir] = name
         identity = node.identity = "/".join(
             str(task.metadata[key]) for key in ("wflow_offset", "wflow_stage", "wflow_stage_node_idx")
         ).lstrip("/")
-        private = self._jobs.directory(identity)
         return JobSpec(
             identity=identity,
             name=name,
@@ -102,8 +101,8 @@ class JobMaker:
                 "REANA_WORKSPACE": self._workspace,
                 "REANA_WORKFLOW_UUID": self._jobs.run_id,
             },
-            mounts=tuple(self._mounts(environment, state, action, private)) if placement.container else (),
-            stdin=None if action.script is None else str(private / "script"),
+            mounts=tuple(self._mounts(identity, environment, state, action)) if placement.container else (),
+            stdin=None if action.script is None else str(self._jobs.directory(identity) / "script"),
             inputs=tuple(self._inputs(state, action)),
             outputs=(state.workdir,),
             resources=placement.resources,
@@ -113,7 +112,7 @@ class JobMaker:
 
     def prepare(self, spec: JobSpec) -> None:
         """Make the job's directory, empty by now, and the files that are made of its parameters."""
-        Path(spec.outputs[0]).mkdir(parents=True)
+        os.makedirs(spec.outputs[0])
         action = self._actions[spec.name]
         if action.script is None and not action.files:
             return
@@ -177,12 +176,13 @@ class JobMaker:
             yield Input(path=str(self._definition / name), name=name)
         for path in state.readonly:
             if path in self._written:
-                yield Input(path=path, name=os.path.relpath(path, self._workspace))
+                yield Input(path=path, name=self._written[path])
 
     def _mounts(
-        self, environment: Mapping[str, Any], state: State, action: Action, private: Path
+        self, identity: str, environment: Mapping[str, Any], state: State, action: Action
     ) -> Iterator[Mount]:
         """What the container of a job sees besides the workspace, or other than the workspace has it."""
+        private = self._jobs.directory(identity)
         yield from mounts_of(environment)
         if action.script is not None:
             yield Mount(source=str(private), target=str(private), read_only=True)
@@ -194,9 +194,8 @@ class JobMaker:
         for number, (target, _) in enumerate(action.files):
             yield Mount(source=str(private / f"parameters{number}"), target=target, read_only=True)
 
-    def _check_directory(self, stage: str, state: State) -> None:
+    def _check_directory(self, stage: str, relative: str) -> None:
         """A step's directory is cleared before it runs, so nothing of the user's may be in it."""
-        relative = os.path.relpath(str(state.workdir), self._workspace)
         if self._is_source(relative):
             message = f"writes to the directory {relative}, which is part of the analysis"
             raise SpecError(Problem(message=message, step=stage, hint="rename the stage or the directory"))

@@ -8,7 +8,7 @@ import warnings
 from typing import Any
 
 from drawbar_yadage import programs
-from drawbar_yadage.values import Values
+from drawbar_yadage.values import Values, leaves
 
 
 def load() -> None:
@@ -20,11 +20,13 @@ def load() -> None:
         import jsonpath_rw
         import packtivity.datamodel
         import packtivity.syncbackends
+        import packtivity.utils
         import yadage.handlers.scheduler_handlers
         import yadage.wflow
     jq.jq = programs.jq
     jsonpath_rw.parse = programs.jsonpath
     packtivity.datamodel.create = Values
+    packtivity.utils.leaf_iterator = leaves
     yadage.handlers.scheduler_handlers.finalize_input = finalize_input
     if glob2.glob is not sorted_glob:
         global _glob
@@ -51,7 +53,8 @@ def finalize_input(jsondata: Any, wflowview: Any) -> tuple[Any, list[Any]]:
         if isinstance(value, list):
             return [finalize(item) for item in value]
         if isinstance(value, outputReference):
-            return wflowview.dag.getNode(value.stepid).readfromresult(value.pointer.path, used)
+            used.append(value)
+            return wflowview.dag.getNode(value.stepid).result.resolve_ref(value.pointer)
         return value
 
     return finalize(jsondata), used

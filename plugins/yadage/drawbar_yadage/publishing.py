@@ -18,7 +18,7 @@ from drawbar.errors import SpecError
 
 from drawbar_yadage import library
 from drawbar_yadage.states import State
-from drawbar_yadage.values import Values
+from drawbar_yadage.values import Values, mapped
 
 
 class PublishError(Exception):
@@ -55,6 +55,8 @@ def publish(
     try:
         if kind == "fromparjq-pub":
             return _from_parameters(publisher, parameters, state, hidden)
+        if kind == "frompar-pub":
+            return Values(mapped(publisher["outputmap"], lambda _, name: parameters[name]))
         if kind == "fromyaml-pub":
             return Values(_from_yaml(publisher["yamlfile"], state))
         from packtivity.handlers.publisher_handlers import handlers

@@ -47,10 +47,8 @@ class Values:
         return reference.get(self._data)
 
     def leafs(self) -> Iterator[tuple[JsonPointer, Any]]:
-        """Every leaf that is neither null nor false, as jq's `paths(scalars)` has it, with its place."""
-        if not isinstance(self._data, list | dict):
-            return iter([(JsonPointer(""), self._data)])
-        return iter([(JsonPointer.from_parts(path), value) for path, value in _leaves(self._data)])
+        """See `leaves`."""
+        return iter(leaves(self._data))
 
     def replace(self, place: JsonPointer, value: Any) -> None:
         """Put another value at a place."""
@@ -61,11 +59,13 @@ class Values:
         made = callback or (lambda place: place)
         if not isinstance(self._data, list | dict):
             return made(JsonPointer(""))
-        return _mapped(self._data, lambda path, _: made(JsonPointer.from_parts(path)))
+        return mapped(self._data, lambda path, _: made(JsonPointer.from_parts(path)))
 
     def map_text(self, change: Callable[[str], str]) -> Values:
         """A copy with every text changed."""
-        return Values(map_text(self._data, change))
+        made = Values(None)
+        made._data = map_text(self._data, change)
+        return made
 
     def __getitem__(self, key: Any) -> Any:
         return self._data[key]
@@ -108,6 +108,13 @@ def map_text(data: Any, change: Callable[[str], str]) -> Any:
     return data
 
 
+def leaves(data: Any) -> list[tuple[JsonPointer, Any]]:
+    """Every leaf that is neither null nor false, as jq's `paths(scalars)` has it, with its place."""
+    if not isinstance(data, list | dict):
+        return [(JsonPointer(""), data)]
+    return [(JsonPointer.from_parts(path), value) for path, value in _leaves(data)]
+
+
 def _leaves(data: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
     if isinstance(data, list | dict):
         for key, item in data.items() if isinstance(data, dict) else enumerate(data):
@@ -116,9 +123,10 @@ def _leaves(data: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
         yield path, data
 
 
-def _mapped(data: Any, change: Callable[[Path, Any], Any], path: Path = ()) -> Any:
+def mapped(data: Any, change: Callable[[Path, Any], Any], path: Path = ()) -> Any:
+    """A copy with every leaf that is neither null nor false replaced by what `change` makes of it."""
     if isinstance(data, dict):
-        return {key: _mapped(item, change, (*path, key)) for key, item in data.items()}
+        return {key: mapped(item, change, (*path, key)) for key, item in data.items()}
     if isinstance(data, list):
-        return [_mapped(item, change, (*path, number)) for number, item in enumerate(data)]
+        return [mapped(item, change, (*path, number)) for number, item in enumerate(data)]
     return data if data is None or data is False else change(path, data)
