@@ -14,7 +14,7 @@ from typing import Any
 import drawbar
 import jsonschema
 import pytest
-from drawbar.codec import CodecError, decode, encode
+from drawbar.codec import CodecError, decode, dumps, encode
 from drawbar.model import (
     RUN_TRANSITIONS,
     TRANSITIONS,
@@ -128,9 +128,22 @@ jobs = st.builds(
 
 @given(jobs)
 def test_a_job_survives_its_json_form_and_fits_its_schema(job: JobSpec) -> None:
-    document = json.loads(json.dumps(encode(job)))
+    document = json.loads(dumps(job))
+    assert document == json.loads(json.dumps(encode(job)))
     assert decode(JobSpec, document) == job
     jsonschema.validate(document, json.loads((SCHEMAS / "job-v1.schema.json").read_text()))
+
+
+def test_what_is_inside_plain_values_is_encoded_wherever_it_is() -> None:
+    inner = types.MappingProxyType({"mounts": (Mount(source="/a", target="/b"),), "state": JobState.QUEUED})
+    value = {"deep": [{"record": inner}], "reason": Reason.LOST}
+    text = '{"deep":[{"record":{"mounts":[{"source":"/a","target":"/b"}],"state":"queued"}}],"reason":"lost"}'
+    assert dumps(value) == json.dumps(encode(value), separators=(",", ":")) == text
+
+
+def test_what_has_no_json_form_is_refused() -> None:
+    with pytest.raises(TypeError, match="no JSON: set"):
+        dumps({"numbers": {1, 2}})
 
 
 @given(jobs, st.data())
