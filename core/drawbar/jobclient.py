@@ -370,8 +370,11 @@ class Client:
         spec, prepares = self._specs[name], self._prepare[name]
         if spec.undeclared_outputs:
             self._settle(_label(name))
-        _remove(self.directory(spec.identity))
+        own = str(self.directory(spec.identity))
+        _remove(own)
         for output in spec.outputs:
+            if within(output, own) and ".." not in output:
+                continue  # there is nothing in the job's own directory any more, so no link either
             self._check_inside(spec, output)
             _remove(output)
         if prepare and prepares is not None:

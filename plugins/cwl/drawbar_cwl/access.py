@@ -76,7 +76,7 @@ class Access:
 
         class Files(StdFsAccess):
             def _abs(self, p: str) -> str:
-                path = super()._abs(p)
+                path = p if p.startswith("/") else super()._abs(p)
                 access._check_path(path)
                 return path
 

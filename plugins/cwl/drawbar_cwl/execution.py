@@ -20,14 +20,13 @@ from cwltool.pathmapper import PathMapper
 from cwltool.process import relocateOutputs
 from cwltool.stdfsaccess import StdFsAccess
 from cwltool.update import ORIGINAL_CWLVERSION
-from cwltool.utils import visit_class
 from drawbar.engine import JobClient, Lookup, Source, StepFailed, Ticket
 from drawbar.errors import DrawbarError, Problem, Unsupported
 from drawbar.lastlines import last_lines
 from drawbar.model import JobResult, JobSpec, Outputs, Reason
 from schema_salad.exceptions import ValidationException
 
-from drawbar_cwl import javascript, linear, visiting
+from drawbar_cwl import javascript, linear, shortcuts
 from drawbar_cwl.canonical import Places
 from drawbar_cwl.context import Context
 from drawbar_cwl.copies import Copies
@@ -35,6 +34,7 @@ from drawbar_cwl.jobs import Job
 from drawbar_cwl.loading import Loaded, plain
 from drawbar_cwl.options import CwlOptions
 from drawbar_cwl.overview import tools
+from drawbar_cwl.shortcuts import visit_class
 
 RESULTS = "outputs"
 """Where in the workspace the results of a workflow are put, as REANA has it."""
@@ -78,7 +78,7 @@ class Execution:
     def run(self) -> Outputs:
         """Drive the workflow to its end. Raises `StepFailed`, and `Unsupported` for what cannot be run."""
         linear.install()
-        visiting.install()
+        shortcuts.install()
         javascript.provide()
         context = self._context()
         log = _Log(self.jobs)
@@ -215,7 +215,7 @@ class Execution:
             self._fail(job, f"step {job.step!r}: {error}\nits files: {job.outdir}", result)
             return
         self.jobs.accept(ticket, [Path(job.outdir)], job.stored(outputs))
-        _logger.info("[job %s] completed success", job.name)
+        self.jobs.log("cwltool", "INFO", f"[job {job.name}] completed success")
         job.deliver(outputs, "success")
 
     def _fail(self, job: Job, message: str, result: JobResult | None = None, temporary: bool = False) -> None:
@@ -268,7 +268,7 @@ class Execution:
                 files.append(os.path.relpath(file["path"], workspace))
 
         visit_class(found, ("File", "Directory"), finish)
-        return Outputs(files=tuple(files), value=plain(found))
+        return Outputs(files=tuple(files), value=found)
 
     def _report(self, job: Job, result: JobResult) -> str:
         """What to tell the user about a job that failed."""

@@ -13,7 +13,6 @@ from cwltool.errors import WorkflowException
 from cwltool.job import JobBase, relink_initialworkdir
 from cwltool.pathmapper import PathMapper
 from cwltool.process import stage_files
-from cwltool.utils import bytes2str_in_dicts
 from drawbar.model import JobResult, JobSpec, Mount, Resources, RetryPolicy
 from schema_salad.ref_resolver import file_uri, uri_file_path
 
@@ -157,7 +156,7 @@ class Job(JobBase):
         if self.generatemapper is not None:
             on_host = self._on_host(self.generatemapper)
             relink_initialworkdir(on_host, self.outdir, self.outdir, inplace_update=self.inplace_update)
-        outputs = bytes2str_in_dicts(self.collect_outputs(self.outdir, result.exit_code or 0))
+        outputs = self.collect_outputs(self.outdir, result.exit_code or 0)
         self._check_links(outputs)
         with os.scandir(self.tmpdir) as left:
             if any(left):

@@ -21,18 +21,19 @@ from cwltool.errors import GraphTargetMissingException, UnsupportedRequirement, 
 from cwltool.loghandler import _logger, defaultStreamHandler
 from cwltool.main import init_job_order, setup_schema
 from cwltool.process import Process, custom_schemas, fill_in_defaults, shortname
-from cwltool.utils import visit_class
 from drawbar.engine import Source
 from drawbar.errors import DrawbarError, Problem, SpecError, Unsupported
 from drawbar.options import did_you_mean
 from schema_salad.exceptions import ValidationException
-from schema_salad.ref_resolver import Loader, file_uri, uri_file_path
+from schema_salad.ref_resolver import file_uri, uri_file_path
 from schema_salad.sourceline import cmap
 from schema_salad.validate import validate_ex
 
 from drawbar_cwl import schemas
 from drawbar_cwl.access import Access
+from drawbar_cwl.inputobject import InputObjectLoader
 from drawbar_cwl.options import CwlOptions
+from drawbar_cwl.shortcuts import visit_class
 from drawbar_cwl.tools import Flow, make_process
 
 _PLACE = re.compile(r"^(?P<file>[^\s:][^:\n]*):(?P<line>\d+):(?P<column>\d+): ?(?P<text>.*)$")
@@ -202,7 +203,7 @@ def _document(source: Source, options: CwlOptions) -> str:
 
 def _given(source: Source, options: CwlOptions, access: Access) -> Any:
     """The input object as it is given, its references resolved."""
-    loader = Loader(load_tool.jobloaderctx, fetcher_constructor=access.fetcher())
+    loader = InputObjectLoader(load_tool.jobloaderctx, fetcher_constructor=access.fetcher())
     if options.job is not None:
         where = _uri(options.job)
         if options.base:
@@ -230,7 +231,7 @@ def _order(
         if not known and ":" not in name and not name.startswith(namespaces or ("\0",)):
             hint = did_you_mean(name, names) or ""
             warnings.messages.append(f"the workflow has no input {name!r}" + (f" ({hint})" if hint else ""))
-    loader = Loader(load_tool.jobloaderctx, fetcher_constructor=access.fetcher())
+    loader = InputObjectLoader(load_tool.jobloaderctx, fetcher_constructor=access.fetcher())
     arguments = argparse.Namespace(workflow="", job_order=list(options.arguments), tool_help=False)
     files = access.files()
     said = io.StringIO()
