@@ -31,13 +31,13 @@ def native() -> list[Row]:
     starts: list[Usage] = []
     small: list[Usage] = []
     for _ in range(ROUNDS):
-        with scratch() as root:
-            floors.append(floor(jobs, root / "logs"))
-            runs.append(Home(root / "jobs", jobs=jobs).run())
-            starts.append(Home(root / "one", jobs=1).run())
-            small.append(Home(root / "small", jobs=1000).run())
-    with scratch() as root:
-        large = Home(root / "large", jobs=10000).run()
+        root = scratch()
+        floors.append(floor(jobs, root / "logs"))
+        runs.append(Home(root / "jobs", jobs=jobs).run())
+        starts.append(Home(root / "one", jobs=1).run())
+        small.append(Home(root / "small", jobs=1000).run())
+    root = scratch()
+    large = Home(root / "large", jobs=10000).run()
     floor_wall, floor_cpu = median(each.wall_s for each in floors), median(each.cpu_s for each in floors)
     start = _middle(starts)
     run = _middle(runs)
@@ -92,8 +92,8 @@ def startup() -> list[Row]:
         )
     runs = []
     for _ in range(ROUNDS):
-        with scratch() as root:
-            runs.append(Home(root / "one", jobs=1).run())
+        root = scratch()
+        runs.append(Home(root / "one", jobs=1).run())
     run = _middle(runs)
     rows.append(
         Row(
@@ -110,12 +110,12 @@ def latency() -> list[Row]:
     """From the end of a job to the start of the one that waits for it, in a chain of 50."""
     gaps, spawns = [], []
     for _ in range(ROUNDS):
-        with scratch() as root:
-            spawns.append(floor(200, root / "logs").wall_s)
-            home = Home(root / "chain", jobs=50, chain=True)
-            home.run()
-            times = home.times()
-            gaps += [later[0] - earlier[1] for earlier, later in pairwise(times)]
+        root = scratch()
+        spawns.append(floor(200, root / "logs").wall_s)
+        home = Home(root / "chain", jobs=50, chain=True)
+        home.run()
+        times = home.times()
+        gaps += [later[0] - earlier[1] for earlier, later in pairwise(times)]
     gap, spawn = median(gaps), median(spawns)
     return [
         Row("one spawn", _ms(spawn)),
@@ -133,14 +133,14 @@ def resume() -> list[Row]:
     per_job = {}
     rows = []
     for jobs in (1000, 10000):
-        with scratch() as root:
-            home, one = Home(root / "many", jobs=jobs), Home(root / "one", jobs=1)
-            home.run()
-            one.run()
-            usages, starts = [], []
-            for _ in range(ROUNDS):
-                usages.append(home.resume())
-                starts.append(one.resume())
+        root = scratch()
+        home, one = Home(root / "many", jobs=jobs), Home(root / "one", jobs=1)
+        home.run()
+        one.run()
+        usages, starts = [], []
+        for _ in range(ROUNDS):
+            usages.append(home.resume())
+            starts.append(one.resume())
         usage, start = _middle(usages), _middle(starts)
         own = _per_job(usage, start, jobs)
         per_job[jobs] = sum(own.values())

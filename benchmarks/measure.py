@@ -5,6 +5,7 @@ CPU seconds are each process's own, sampled from /proc until it is gone: those o
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import sqlite3
@@ -13,8 +14,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -142,14 +141,15 @@ class _Watch:
             return  # one of them has just ended
 
 
-@contextmanager
-def scratch() -> Iterator[Path]:
-    """A directory that is gone afterwards, on the disk that homes usually are on."""
+def scratch() -> Path:
+    """A directory on the disk that homes usually are on.
+
+    It is gone when Python ends, and not before: ext4 steps over the inodes that were freed in the last
+    minutes one by one, for every file that is made meanwhile.
+    """
     path = Path(tempfile.mkdtemp(prefix="dbb-"))
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path)
+    atexit.register(shutil.rmtree, path)
+    return path
 
 
 @dataclass(frozen=True)
