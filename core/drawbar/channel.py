@@ -97,6 +97,6 @@ class Channel:
 
     def _watch(self) -> None:
         end = select.poll()
-        end.register(self._connection, 0)  # what is always reported: that the other side is closed
+        end.register(self._connection, select.POLLHUP)
         end.poll()
         self._on_end()
