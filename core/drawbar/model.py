@@ -234,8 +234,7 @@ class JobSpec:
         if self.try_number < 1:
             raise ValueError("try_number counts from 1")
         names = (self.identity, self.name, self.step, *self.argv)
-        texts = (*names, *self.environment, *self.environment.values())
-        if any("\0" in text for text in texts):
+        if "\0" in "".join((*names, *self.environment, *self.environment.values())):
             raise ValueError(f"job {self.identity}: a NUL character cannot be passed to a command")
         if any("=" in name or not name for name in self.environment):
             raise ValueError(f"job {self.identity}: an environment variable needs a name without '='")

@@ -219,7 +219,8 @@ class Driver:
             return
         if not waits:
             self._ready.append(node)
-        self._total += runs_a_command(task.spec)
+        node.runs_a_command = runs_a_command(task.spec)
+        self._total += node.runs_a_command
 
     def _happened(self, key: Key) -> None:
         for rule in self._waiting.pop(key, ()):
@@ -237,7 +238,7 @@ class Driver:
             for node in nodes:
                 self.jobs.log("adage.pollingexec", "INFO", f"submitting nodes [{node!r}]")
                 node.submit_time = time.time()
-                if runs_a_command(node.task.spec):
+                if node.runs_a_command:
                     with_jobs.append(node)
                 else:
                     self._finish_without_job(node)

@@ -128,7 +128,7 @@ class JobMaker:
         from drawbar_yadage.driver import stage_of_node
 
         stage, workdir = stage_of_node(node), node.task.state.workdir
-        return stage, stage if workdir is None else os.path.relpath(workdir, self._workspace)
+        return stage, stage if workdir is None else workdir.removeprefix(f"{self._workspace}/")
 
     def described(self, node: Any) -> tuple[str, str]:
         """The name of a node, and its command."""
