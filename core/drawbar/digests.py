@@ -9,7 +9,7 @@ its checksum and is skipped: whatever happens to the file costs reading again, a
 """
 
 # Plain strings and os functions, not Path: most of this is called for every file of a run.
-# ruff: noqa: PTH115, PTH116, PTH118, PTH123
+# ruff: noqa: PTH115, PTH116, PTH118
 from __future__ import annotations
 
 import errno
@@ -31,7 +31,7 @@ _TICK_NS = 20_000_000
 """Time stamps of files are this coarse at most, where they are not whole seconds."""
 _TRIES = 3
 _BUFFERED = 512
-_SMALL = 1 << 18
+_CHUNK = 1 << 16
 
 _Path = str | os.PathLike[str]
 
@@ -166,16 +166,21 @@ class Digests:
                     raise _special(path, _stat(path).st_mode) from error
                 with naming("read", path):
                     raise
-            with naming("read", path), open(descriptor, "rb", buffering=0) as file:
+            try:
                 started = time.time_ns()
                 before = os.fstat(descriptor)
                 if not stat.S_ISREG(before.st_mode):
                     raise _special(path, before.st_mode)
-                if before.st_size < _SMALL:
-                    digest = hashlib.sha256(file.readall()).hexdigest()
-                else:
-                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+                content = hashlib.sha256()
+                while part := os.read(descriptor, _CHUNK):
+                    content.update(part)
+                digest = content.hexdigest()
                 after = os.fstat(descriptor)
+            except OSError:
+                with naming("read", path):
+                    raise
+            finally:
+                os.close(descriptor)
             if _stamp(before) == _stamp(after):
                 self._remember(after, digest, started)
                 return digest
@@ -204,9 +209,13 @@ class Digests:
         pending = [(root, "")]
         while pending:
             directory, prefix = pending.pop()
-            with naming("read", directory), os.scandir(directory) as entries_found:
-                status = os.stat(directory)
-                found = sorted(entries_found, key=lambda entry: entry.name)
+            try:
+                with os.scandir(directory) as entries_found:
+                    status = os.stat(directory)
+                    found = sorted(entries_found, key=lambda entry: entry.name)
+            except OSError:
+                with naming("read", directory):
+                    raise
             newest = max(newest, status.st_mtime_ns)
             earlier = first_place.setdefault((status.st_dev, status.st_ino), prefix)
             if earlier != prefix:

@@ -192,10 +192,10 @@ def test_a_file_that_somebody_keeps_writing(memo, root, monkeypatch):
     path.write_bytes(b"x")
     real = hashlib.sha256
 
-    def write_meanwhile(content):
+    def write_meanwhile(*content):
         with path.open("ab") as file:
             file.write(b"x")
-        return real(content)
+        return real(*content)
 
     monkeypatch.setattr(hashlib, "sha256", write_meanwhile)
     with pytest.raises(InfrastructureError, match="keeps writing"):
