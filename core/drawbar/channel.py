@@ -60,10 +60,11 @@ class Channel:
                 self._on_end()
 
     def next(self) -> Message:
-        """The next message of the driver, waiting for it."""
+        """The next message of the driver, waiting for it; what was held back is sent before waiting."""
         if self._aside:
             return self._aside.popleft()
-        self.flush()
+        if not self._incoming:
+            self.flush()
         return self._take()
 
     def put(self, *message: Any) -> None:

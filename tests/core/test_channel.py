@@ -56,12 +56,14 @@ def test_what_is_not_the_answer_is_kept_for_later(wire):
     assert [wire.channel.next(), wire.channel.next()] == [["executed", "x"], ["prepare", "y"]]
 
 
-def test_what_is_held_back_is_said_before_waiting(wire):
-    wire.channel.send("hits", 1)
-    wire.channel.send("want", [])
-    wire.say(["executed", "x"])
-    wire.channel.next()
-    assert wire.heard() == [["hits", 1], ["want", []]]
+def test_what_is_held_back_is_said_before_waiting_and_in_one_frame(wire):
+    wire.say(["executed", "x"], ["executed", "y"])
+    for name in "xy":
+        assert wire.channel.next() == ["executed", name]
+        wire.channel.send("accept", name)
+    wire.say(["executed", "z"])
+    assert wire.channel.next() == ["executed", "z"]
+    assert wire.heard() == [["accept", "x"], ["accept", "y"]]
 
 
 def test_a_message_of_another_thread_ends_the_waiting(wire):
