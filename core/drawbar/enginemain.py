@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import fcntl
+import gc
 import json
 import os
 import signal
@@ -38,6 +39,7 @@ _PR_SET_PDEATHSIG = 1
 def main(arguments: list[str]) -> None:
     """Be an engine process, or the parent of some."""
     faulthandler.enable()
+    gc.disable()  # until the execution: there is no garbage in what is imported and loaded
     _die_with_parent()
     if arguments[0] == "--warm":
         _be_parent(arguments[1], socket.socket(fileno=int(arguments[2])))
@@ -70,6 +72,8 @@ def _be_engine(connection: socket.socket) -> None:
 
 
 def _execute(engine: Engine, order: Mapping[str, Any], channel: Channel) -> Any:
+    gc.freeze()
+    gc.enable()
     directory = RunDirectory(Path(order["directory"]))
     source = _source(order["source"])
     origins = order["origins"]

@@ -70,7 +70,7 @@ class Canonical:
         """A JSON value without places; `pointer` is where in the job it stands."""
         if isinstance(value, str):
             return self._places.hide(value, self._own)
-        if isinstance(value, Mapping):
+        if isinstance(value, dict):
             if value.get("class") in ("File", "Directory") and "location" in value:
                 return self._file(value, pointer)
             return {str(key): self.of(each, f"{pointer}/{key}") for key, each in value.items()}

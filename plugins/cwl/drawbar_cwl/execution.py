@@ -255,7 +255,7 @@ class Execution:
         taken = plain(outputs)
         _clear(taken, place)
         found = relocateOutputs(
-            taken, str(place), set(), "copy", StdFsAccess(""), self.options.checksums, PathMapper
+            taken, str(place), set(), "copy", _Results(place), self.options.checksums, PathMapper
         )
         files: list[str] = []
 
@@ -289,6 +289,19 @@ class Execution:
             lines.append(f"its log: {stderr}")
         lines.append(f"its files: {job.outdir}")
         return "\n".join(lines)
+
+
+class _Results(StdFsAccess):
+    """How the final copy sees files: it has followed the links to its sources, and makes its targets."""
+
+    def __init__(self, place: Path) -> None:
+        super().__init__("")
+        self._place = f"{place}/"
+        self._real = f"{os.path.realpath(place)}/"
+
+    def realpath(self, path: str) -> str:
+        """The path, where the place of the results is without links."""
+        return self._real + path.removeprefix(self._place) if path.startswith(self._place) else path
 
 
 class _Log(Handler):
@@ -337,6 +350,8 @@ def _step_in(message: str) -> str:
 
 def _clear(outputs: Any, place: Path) -> None:
     """Remove what an earlier start put where these results go, so that a copy never meets a read-only one."""
+    if not place.exists():
+        return
 
     def clear(file: dict[str, Any]) -> None:
         name = file.get("basename")

@@ -57,7 +57,7 @@ class Job(JobBase):
         """
         if not self._asks_inplace:
             return False
-        made = f"{file_uri(str(self.directory.parent))}/"
+        made = f"{file_uri(self._all_jobs)}/"
         writable = [each for each in self.generatefiles["listing"] if each.get("writable")]
         return all(str(each.get("location", "")).startswith((made, "_:")) for each in writable)
 
@@ -66,9 +66,9 @@ class Job(JobBase):
         self._asks_inplace = value
 
     @cached_property
-    def directory(self) -> Path:
+    def directory(self) -> str:
         """The job's private directory."""
-        return Path(self.outdir).parent
+        return os.path.dirname(self.outdir)  # noqa: PTH120 (a text)
 
     def run(self, runtimeContext: Any, tmpdir_lock: Any = None) -> None:  # noqa: N803
         """Ask for the job; its end is told later."""
@@ -84,7 +84,8 @@ class Job(JobBase):
         stdin = self._stdin()
         placement = self.tool.place(self.context, self._resources(), self.mpi_procs)
         declared = {key: value for key, value in self.environment.items() if key not in ("HOME", "TMPDIR")}
-        canonical = Canonical(self.context.execution.places, self.directory.name, self.pathmapper)
+        own = self.directory.rpartition("/")[2]
+        canonical = Canonical(self.context.execution.places, own, self.pathmapper)
         form: dict[str, Any] = {
             "command": canonical.of([str(each) for each in self.command_line], "command"),
             "order": canonical.of(self.joborder, "inputs"),
@@ -133,11 +134,10 @@ class Job(JobBase):
 
     def prepare(self) -> None:
         """Stage inputs and the initial working directory; what an earlier attempt left goes first."""
-        if self.directory.exists():
+        if os.path.lexists(self.directory):
             shutil.rmtree(self.directory)
-        self.directory.mkdir(parents=True)
         for place in (self.outdir, self.tmpdir):
-            os.mkdir(place)  # noqa: PTH102 (once for every job)
+            os.makedirs(place)  # noqa: PTH103 (once for every job)
         for stream in (self.stdout, self.stderr):
             if stream is not None and "/" in stream:
                 Path(self.outdir, stream).parent.mkdir(parents=True, exist_ok=True)
@@ -186,6 +186,11 @@ class Job(JobBase):
         return _relocated(stored, _OUT, f"{file_uri(self.outdir)}/")
 
     # how it is done
+
+    @property
+    def _all_jobs(self) -> str:
+        """Where the private directories of all jobs are."""
+        return os.path.dirname(self.directory)  # noqa: PTH120 (a text)
 
     def _required_env(self) -> dict[str, str]:
         return {"HOME": self.builder.outdir, "TMPDIR": self.builder.tmpdir}
@@ -243,11 +248,11 @@ class Job(JobBase):
 
     def _own(self) -> Mount:
         """The job's directory: where it works, and where its inputs are staged."""
-        return Mount(source=str(self.directory), target=str(self.directory))
+        return Mount(source=self.directory, target=self.directory)
 
     def _mounts(self) -> Iterator[Mount]:
         """What a container sees besides the workspace; all jobs' directories, and its own to write in."""
-        yield Mount(source=str(self.directory.parent), target=str(self.directory.parent), read_only=True)
+        yield Mount(source=self._all_jobs, target=self._all_jobs, read_only=True)
         yield self._own()
         if self.builder.outdir != self.outdir:
             yield Mount(source=self.outdir, target=self.builder.outdir)
@@ -270,7 +275,7 @@ class Job(JobBase):
             if entry.target.startswith(f"{inner}/"):
                 target = self.outdir + entry.target[len(inner) :]
             else:
-                target = str(self.directory / "extra" / str(number) / Path(entry.target).name)
+                target = f"{self.directory}/extra/{number}/{Path(entry.target).name}"
                 self._extra[entry.target] = target
             translated.update(key, entry.resolved, target, entry.type, entry.staged)
         return translated
@@ -334,7 +339,7 @@ def _mark_staged(mapper: PathMapper) -> None:
 
 
 def _files(value: Any) -> Iterator[Mapping[str, Any]]:
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         if value.get("class") in ("File", "Directory"):
             yield value
         for each in value.values():
@@ -346,7 +351,7 @@ def _files(value: Any) -> Iterator[Mapping[str, Any]]:
 
 def _relocated(value: Any, old: str, new: str) -> Any:
     """Plain data in which locations that begin with `old` begin with `new`."""
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         plain = {str(key): _relocated(each, old, new) for key, each in value.items()}
         location = plain.get("location")
         if isinstance(location, str) and f"{location}/".startswith(old):

@@ -123,6 +123,8 @@ def _load(source: Source, options: CwlOptions, access: Access, warnings: _Warnin
 
 def plain(value: Any) -> Any:
     """The same in dicts and lists, which are copied faster than what the YAML library makes."""
+    if isinstance(value, str):  # most are
+        return value
     if isinstance(value, Mapping):
         return {str(key): plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):

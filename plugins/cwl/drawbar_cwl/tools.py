@@ -142,9 +142,9 @@ class Tool(CommandLineTool):
             context = context.entering(tool_name(self.tool))
         context.use_container = self.place(context).container
         directory = context.execution.jobs.directory("/".join(context.identity))
-        context.outdir = context.docker_outdir = str(directory / "out")
-        context.tmpdir = context.docker_tmpdir = str(directory / "tmp")
-        context.stagedir = context.docker_stagedir = str(directory / "in")
+        context.outdir = context.docker_outdir = f"{directory}/out"
+        context.tmpdir = context.docker_tmpdir = f"{directory}/tmp"  # noqa: S108 (its own)
+        context.stagedir = context.docker_stagedir = f"{directory}/in"
         context.name = "/".join(context.identity)
         return super().job(job_order, output_callbacks, context)
 
