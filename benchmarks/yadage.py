@@ -164,7 +164,7 @@ def main() -> None:
     print(f"{'':18}{'map jobs':>9}{'CPU s':>9}{'CPU ms/job':>12}{'wall s':>8}")
     costs: dict[str, dict[int, float]] = {}
     plan = {
-        "drawbar": (1, 20, 100, 500),
+        "drawbar": (1, 20, 100, 500, 1000),
         "foregroundasync": (1, 20, 100, 200),
         "multiproc:2": (1, 20, 100, 200),
     }

@@ -4,6 +4,7 @@ in a large workflow as in a small one. What they compute stays the same.
 
 from __future__ import annotations
 
+import uuid
 import warnings
 from typing import Any
 
@@ -23,11 +24,13 @@ def load() -> None:
         import packtivity.utils
         import yadage.handlers.scheduler_handlers
         import yadage.wflow
+        import yadage.wflowview
     jq.jq = programs.jq
     jsonpath_rw.parse = programs.jsonpath
     packtivity.datamodel.create = Values
     packtivity.utils.leaf_iterator = leaves
     yadage.handlers.scheduler_handlers.finalize_input = finalize_input
+    yadage.wflowview.get_obj_id = identifier
     if glob2.glob is not sorted_glob:
         global _glob
         _glob, glob2.glob = glob2.glob, sorted_glob
@@ -39,6 +42,11 @@ def sorted_glob(pattern: str) -> list[str]:
 
 
 _glob: Any = None
+
+
+def identifier(_: Any) -> str:
+    """A new node's identifier: any, as by yadage's default, which first makes JSON of the whole node."""
+    return str(uuid.uuid4())
 
 
 def finalize_input(jsondata: Any, wflowview: Any) -> tuple[Any, list[Any]]:
