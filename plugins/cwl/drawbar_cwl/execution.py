@@ -16,7 +16,6 @@ from urllib.parse import unquote
 
 from cwltool.errors import UnsupportedRequirement, WorkflowException
 from cwltool.mutation import MutationManager
-from cwltool.pathmapper import PathMapper
 from cwltool.process import relocateOutputs
 from cwltool.stdfsaccess import StdFsAccess
 from cwltool.update import ORIGINAL_CWLVERSION
@@ -255,7 +254,7 @@ class Execution:
         taken = plain(outputs)
         _clear(taken, place)
         found = relocateOutputs(
-            taken, str(place), set(), "copy", _Results(place), self.options.checksums, PathMapper
+            taken, str(place), set(), "copy", _Results(place), self.options.checksums, linear.ResultsMapper
         )
         files: list[str] = []
 

@@ -1,8 +1,9 @@
-"""Scatter in constant time per element, in place of cwltool's functions, which are quadratic and eager.
+"""Constant time per element of a scatter, in place of what is quadratic or eager in cwltool.
 
 cwltool makes every element of a scatter before the first one runs, and looks at all of them again
 after each job. Here an element is made when the engine asks for another job, and looked at again
-only when one of its own jobs has ended: it then `wake`s what it is part of.
+only when one of its own jobs has ended: it then `wake`s what it is part of. And for each result whose name
+another one has, cwltool tries all numbers from 2 again to find it a name of its own.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 from cwltool import command_line_tool, workflow_job
 from cwltool.errors import WorkflowException
+from cwltool.pathmapper import MapperEnt, PathMapper
 from cwltool.workflow_job import ReceiveScatterOutput, WorkflowJobStep
 
 from drawbar_cwl.context import Context
@@ -40,6 +42,26 @@ def install() -> None:
     workflow_job.dotproduct_scatter = dotproduct  # type: ignore[assignment]
     workflow_job.nested_crossproduct_scatter = nested_crossproduct  # type: ignore[assignment]
     workflow_job.flat_crossproduct_scatter = flat_crossproduct  # type: ignore[assignment]
+
+
+class ResultsMapper(PathMapper):
+    """Says where results are put: files of one name get the numbers that cwltool would give them."""
+
+    def setup(self, referenced_files: Any, basedir: str) -> None:
+        """See `PathMapper.setup`."""
+        super().setup(referenced_files, basedir)
+        taken: dict[str, MapperEnt] = {}
+        numbers: dict[str, int] = {}
+        for key, entry in list(self.items()):
+            if entry.type is None or "File" not in entry.type:
+                continue
+            if taken.setdefault(entry.target, entry).resolved == entry.resolved:
+                continue
+            number = numbers.get(entry.target, 2)
+            while (target := f"{entry.target}_{number}") in taken:
+                number += 1
+            numbers[entry.target] = number + 1
+            taken[target] = self.update(key, entry.resolved, target, entry.type, entry.staged)
 
 
 def dotproduct(

@@ -6,9 +6,13 @@ import re
 
 import pytest
 from cwltool.load_tool import jobloaderctx
+from cwltool.pathmapper import PathMapper
+from cwltool.process import relocateOutputs
+from cwltool.stdfsaccess import StdFsAccess
 from cwltool.utils import visit_class as plain_visit_class
 from drawbar_cwl import shortcuts
 from drawbar_cwl.inputobject import InputObjectLoader
+from drawbar_cwl.linear import ResultsMapper
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.scalarfloat import ScalarFloat
 from schema_salad.exceptions import ValidationException
@@ -97,3 +101,27 @@ def test_only_a_text_with_expressions_is_evaluated():
     arguments = ({"x": "y"}, [], "/out", "/tmp", {})
     for value in ("$(inputs.x)-$(runtime.outdir)", "a$b", "plain", 3, None, ["$(inputs.x)"]):
         assert shortcuts.do_eval(value, *arguments) == shortcuts._evaluate(value, *arguments)
+
+
+def test_results_of_one_name_get_the_same_numbers(tmp_path):
+    names = ["a", "a", "a_2", "b", "a", "a_2", "a_3", "b", "a"]
+    for number, name in enumerate(names):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / name).write_text(str(number))
+    placed = []
+    for mapper in (PathMapper, ResultsMapper):
+        outputs = {
+            "all": [
+                {"class": "File", "location": file_uri(str(tmp_path / str(number) / name)), "basename": name}
+                for number, name in enumerate([*names, names[0]])
+            ]
+        }
+        outputs["all"][-1]["location"] = outputs["all"][0]["location"]
+        place = tmp_path / mapper.__name__
+        relocateOutputs(outputs, str(place), set(), "copy", StdFsAccess(""), path_mapper=mapper)
+        placed.append([each["location"].rpartition("/")[2] for each in outputs["all"]])
+        assert {path.name: path.read_text() for path in place.iterdir()} == {
+            name: str(number) for number, name in enumerate(placed[-1][:-1])
+        }
+    assert placed[0] == placed[1]
+    assert len(set(placed[0])) == len(names)
