@@ -24,6 +24,7 @@ from drawbar.errors import DrawbarError, Problem, Unsupported
 from drawbar.lastlines import last_lines
 from drawbar.model import JobResult, JobSpec, Outputs, Reason
 from schema_salad.exceptions import ValidationException
+from schema_salad.ref_resolver import file_uri
 
 from drawbar_cwl import javascript, linear, shortcuts
 from drawbar_cwl.canonical import Places
@@ -352,13 +353,18 @@ def _clear(outputs: Any, place: Path) -> None:
     if not place.exists():
         return
 
+    sources: set[str] = set()
+
     def clear(file: dict[str, Any]) -> None:
         name = file.get("basename")
         if isinstance(name, str) and name not in ("", ".", "..") and "/" not in name:
             path = place / name
+            if file_uri(str(path)) in sources:
+                return  # an input of the workflow that is its result as well
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
 
+    visit_class(outputs, ("File", "Directory"), lambda file: sources.add(str(file.get("location"))))
     visit_class(outputs, ("File", "Directory"), clear)

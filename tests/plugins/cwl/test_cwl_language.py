@@ -673,3 +673,20 @@ class TestUpdateInPlace:
             assert spec.workspace is (steps.get(identity) or WorkspaceNeed.SHARED)
             own = [mount.source for mount in spec.mounts if not mount.read_only]
             assert spec.collection_root == f"{own[0]}/out"
+
+
+def test_an_input_among_the_results_of_an_earlier_run_may_be_a_result_again(execute):
+    document = {
+        "class": "ExpressionTool",
+        "requirements": EXPRESSIONS,
+        "inputs": {"file": "File", "directory": "Directory"},
+        "outputs": {"out": "File", "all": "Directory"},
+        "expression": "${return {out: inputs.file, all: inputs.directory};}",
+    }
+    inputs = {
+        "file": {"class": "File", "location": "outputs/a.txt"},
+        "directory": {"class": "Directory", "location": "outputs/all"},
+    }
+    done = execute(document, inputs, files={"outputs/a.txt": "kept", "outputs/all/b.txt": "too"})
+    assert done.text("out") == "kept"
+    assert (done.workspace / "outputs/all/b.txt").read_text() == "too"
