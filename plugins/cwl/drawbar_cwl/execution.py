@@ -34,6 +34,7 @@ from drawbar_cwl.jobs import Job
 from drawbar_cwl.loading import Loaded, plain
 from drawbar_cwl.options import CwlOptions
 from drawbar_cwl.overview import tools
+from drawbar_cwl.replacing import replaced
 from drawbar_cwl.shortcuts import visit_class
 
 RESULTS = "outputs"
@@ -77,14 +78,13 @@ class Execution:
 
     def run(self) -> Outputs:
         """Drive the workflow to its end. Raises `StepFailed`, and `Unsupported` for what cannot be run."""
-        linear.install()
-        shortcuts.install()
         javascript.provide()
         context = self._context()
         log = _Log(self.jobs)
         _logger.addHandler(log)
         try:
-            return self._results(self._drive(context, log), context)
+            with replaced([*linear.replacements(), *shortcuts.replacements()]):
+                return self._results(self._drive(context, log), context)
         finally:
             _logger.removeHandler(log)
 

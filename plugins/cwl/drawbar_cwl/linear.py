@@ -21,6 +21,7 @@ from cwltool.pathmapper import MapperEnt, PathMapper
 from cwltool.workflow_job import ReceiveScatterOutput, WorkflowJobStep
 
 from drawbar_cwl.context import Context
+from drawbar_cwl.replacing import Replacement
 
 Order = dict[str, Any]
 Jobs = Iterator[Any]
@@ -29,19 +30,21 @@ _GOOD = ("success", "skipped")
 _logger = getLogger("cwltool")
 
 
-def install() -> None:
-    """Have cwltool use what is here, and start counting names anew."""
+def replacements() -> list[Replacement]:
+    """What is here for cwltool; names of jobs are counted anew."""
     names: dict[str, int] = {}
 
     def uniquename(stem: str, _: set[str] | None = None) -> str:
         names[stem] = names.get(stem, 0) + 1
         return stem if names[stem] == 1 else f"{stem}_{names[stem]}"
 
-    for module in (command_line_tool, workflow_job):
-        module.uniquename = uniquename  # type: ignore[attr-defined]
-    workflow_job.dotproduct_scatter = dotproduct  # type: ignore[assignment]
-    workflow_job.nested_crossproduct_scatter = nested_crossproduct  # type: ignore[assignment]
-    workflow_job.flat_crossproduct_scatter = flat_crossproduct  # type: ignore[assignment]
+    return [
+        (command_line_tool, "uniquename", uniquename),
+        (workflow_job, "uniquename", uniquename),
+        (workflow_job, "dotproduct_scatter", dotproduct),
+        (workflow_job, "nested_crossproduct_scatter", nested_crossproduct),
+        (workflow_job, "flat_crossproduct_scatter", flat_crossproduct),
+    ]
 
 
 class ResultsMapper(PathMapper):

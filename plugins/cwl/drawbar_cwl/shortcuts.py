@@ -15,23 +15,31 @@ from typing import Any
 from cwltool import builder, command_line_tool, main, process, utils, workflow, workflow_job
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
+from drawbar_cwl.replacing import Replacement
+
 _Visitor = Callable[[Any], Any]
 _SCALARS = frozenset({str, int, float, bool, type(None)})
 _expression: Any = vars(builder)["expression"]
 _evaluate = _expression.do_eval
 
 
-def install() -> None:
-    """Have cwltool use what is here."""
-    for visit in (visit_class, visit_files, visit_directories, visit_files_directories):
-        for module in (utils, process, command_line_tool, main):
-            if hasattr(module, visit.__name__):
-                setattr(module, visit.__name__, visit)
-    for module in (process, command_line_tool, workflow, workflow_job):
-        module.shortname = shortname  # type: ignore[attr-defined]
-    for module in (builder, command_line_tool, process):
-        module.copy = SimpleNamespace(copy=copy.copy, deepcopy=deepcopy)  # type: ignore[attr-defined]
-    _expression.do_eval = do_eval
+def replacements() -> list[Replacement]:
+    """What is here for cwltool."""
+    copies = SimpleNamespace(copy=copy.copy, deepcopy=deepcopy)
+    return [
+        *(
+            (module, visit.__name__, visit)
+            for visit in (visit_class, visit_files, visit_directories, visit_files_directories)
+            for module in (utils, process, command_line_tool, main)
+            if hasattr(module, visit.__name__)
+        ),
+        *(
+            (module, "shortname", shortname)
+            for module in (process, command_line_tool, workflow, workflow_job)
+        ),
+        *((module, "copy", copies) for module in (builder, command_line_tool, process)),
+        (_expression, "do_eval", do_eval),
+    ]
 
 
 shortname = functools.cache(process.shortname)

@@ -10,9 +10,10 @@ from cwltool.pathmapper import PathMapper
 from cwltool.process import relocateOutputs
 from cwltool.stdfsaccess import StdFsAccess
 from cwltool.utils import visit_class as plain_visit_class
-from drawbar_cwl import shortcuts
+from drawbar_cwl import linear, shortcuts
 from drawbar_cwl.inputobject import InputObjectLoader
 from drawbar_cwl.linear import ResultsMapper
+from drawbar_cwl.replacing import replaced
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.scalarfloat import ScalarFloat
 from schema_salad.exceptions import ValidationException
@@ -125,3 +126,13 @@ def test_results_of_one_name_get_the_same_numbers(tmp_path):
         }
     assert placed[0] == placed[1]
     assert len(set(placed[0])) == len(names)
+
+
+def test_cwltool_is_as_it_was_once_a_workflow_is_over():
+    replacements = [*linear.replacements(), *shortcuts.replacements()]
+    before = [getattr(module, name) for module, name, _ in replacements]
+    wanted = [new for _, _, new in replacements]
+    with replaced(replacements):
+        assert [getattr(module, name) for module, name, _ in replacements] == wanted
+    assert [getattr(module, name) for module, name, _ in replacements] == before
+    assert not any(old is new for old, new in zip(before, wanted, strict=True))
