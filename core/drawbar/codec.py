@@ -40,9 +40,7 @@ def encode(value: Any) -> Any:
     if kind is tuple or kind is list:
         return [item if item.__class__ in _PLAIN else encode(item) for item in value]
     if dataclasses.is_dataclass(value):
-        return {
-            name: item if item.__class__ in _PLAIN else encode(item) for name, item in _decided(value).items()
-        }
+        return encode(_decided(value))
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, Mapping):

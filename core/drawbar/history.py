@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Container, Iterator, Mapping
+from collections.abc import Collection, Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,13 +71,6 @@ class History:
     def __getitem__(self, name: Name) -> AttemptRow:
         """The latest attempt of a job that has one, to be changed."""
         return self.open(name)[-1]
-
-    def __iter__(self) -> Iterator[AttemptRow]:
-        """Every attempt: those that are durable, in order of creation, and then those that are not yet."""
-        new = {row.tag: row for rows in self._open.values() for row in rows}
-        for row in self._store.attempts(self._run):
-            yield new.pop(row.tag, row)
-        yield from new.values()
 
     def failures(self, name: Name) -> list[Reason]:
         """Why attempts of a job failed, those that count no more left out."""

@@ -370,7 +370,7 @@ class Client:
         spec, prepares = self._specs[name], self._prepare[name]
         if spec.undeclared_outputs:
             self._settle(_label(name))
-        own = f"{self._jobs}/{directory_name(spec.identity)}"
+        own = str(self.directory(spec.identity))
         _remove(own)
         for output in spec.outputs:
             if within(output, own) and ".." not in output:

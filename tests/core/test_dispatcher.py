@@ -125,7 +125,7 @@ class Rig:
         """Go round until a condition holds; its value."""
         give_up = time.monotonic() + PATIENCE_S
         while not (value := condition()):
-            assert time.monotonic() < give_up, (self.sent, [row.state for row in self.dispatcher.history])
+            assert time.monotonic() < give_up, (self.sent, [row.state for row in self.attempts()])
             self.round()
             wait = self.dispatcher.wait_s()
             if not condition():
@@ -147,6 +147,10 @@ class Rig:
         self.until(lambda: self.kind.made and len(self.backend.submitted) == before + len(specs))
         self.until(lambda: not self.posted)
         return [each.tag for each in self.backend.submitted[before:]]
+
+    def attempts(self):
+        """All that are durable."""
+        return self.store.attempts(self.directory.id)
 
     def told(self, kind):
         return [message[1:] for message in self.sent if message[0] == kind]
@@ -361,7 +365,7 @@ def test_a_job_that_is_not_found_in_time_is_lost_and_repeated(rigs):
     rig = rigs(on_submit=lambda attempts: next(submits, lambda each: [Accepted()])(attempts))
     rig.submit(job())
     tag = rig.prepared()
-    first, second = rig.dispatcher.history
+    first, second = rig.attempts()
     assert (first.result.reason, second.number) == (Reason.LOST, 2)
     rig.backend.end(tag)
     assert rig.result().exit_code == 0
@@ -668,7 +672,7 @@ def test_a_job_that_was_never_handed_over_is_a_miss(rigs):
     (tag,) = rig.start(job())
     rig.backend.end(tag)
     assert rig.result().exit_code == 0
-    assert [row.number for row in rig.dispatcher.history] == [1, 2]
+    assert [row.number for row in rig.attempts()] == [1, 2]
 
 
 def test_a_job_that_was_lost_between_drives_is_repeated_even_if_its_end_came_early(rigs):
@@ -677,7 +681,7 @@ def test_a_job_that_was_lost_between_drives_is_repeated_even_if_its_end_came_ear
     rig = rigs(on_find=lambda attempts: {each.tag: _running(each) for each in attempts})
     assert rig.look(job()) == ["running"]
     rig.until(lambda: rig.kind.made and rig.backend.found)
-    (row,) = rig.dispatcher.history
+    row = rig.dispatcher.history["a", 1]
     rig.backend.end(row.tag, JobResult(reason=Reason.NODE_LOST))
     rig.until(lambda: row.state.terminal)
     rig.dispatcher.want([("a", 1)])
@@ -863,7 +867,7 @@ def test_what_left_memory_is_read_again_and_its_attempts_go_on_being_counted(rig
     rig.until(lambda: len(rig.told("executed")) == 2)
     rig.dispatcher.accept(("a", 1), [], [], {"v": 2})
     rig.round()
-    assert [(row.number, row.outcome) for row in rig.dispatcher.history] == [
+    assert [(row.number, row.outcome) for row in rig.attempts()] == [
         (1, "discarded"),
         (2, "accepted"),
     ]

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import drawbar
 from drawbar.analysis import load_analysis
 from drawbar.backend import BackendFeature
 from drawbar.creation import create_run, unfinished
@@ -92,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--eval-timeout", type=float, default=60.0, help="seconds that one expression may take"
     )
-    parser.add_argument("--version", action="version", version=_version())
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version of drawbar")
     for flag in _IGNORED:
         parser.add_argument(flag, action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--tmpdir-prefix", help=argparse.SUPPRESS)
@@ -104,10 +105,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _version() -> str:
-    from importlib.metadata import version
+class _Version(argparse.Action):
+    """Shows the version, which takes a while to find and is not needed else."""
 
-    return f"drawbar-cwl-runner {version('drawbar')}"
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        print(f"{parser.prog} {drawbar.__version__}")
+        parser.exit()
 
 
 def _leftover(asked: argparse.Namespace, rest: list[str]) -> str | None:
